@@ -1,0 +1,1 @@
+"""negd keeps Nostr event sets equal: NIP-77 reconciliation as a Twisted daemon."""
