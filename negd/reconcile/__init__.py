@@ -1,0 +1,17 @@
+"""NIP-77's core: negentropy protocol version 1 over immutable record sets, bytes in, bytes out."""
+
+from __future__ import annotations
+
+from negd.reconcile.reconciler import Initiator, Responder, Step
+from negd.reconcile.records import RECORD_SIZE, RecordSet, pack
+from negd.reconcile.wire import UnsupportedVersion
+
+__all__ = [
+    "RECORD_SIZE",
+    "Initiator",
+    "RecordSet",
+    "Responder",
+    "Step",
+    "UnsupportedVersion",
+    "pack",
+]

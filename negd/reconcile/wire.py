@@ -1,0 +1,161 @@
+"""The wire form of negentropy messages, version 1: varints, bounds and ranges.
+
+Source: negentropy-protocol-v1.md of hoytech/negentropy, named by NIP-77. A message is a version
+byte and then ranges; a range is an upper bound (exclusive), a mode and what the mode carries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from negd.errors import ProtocolViolation
+
+PROTOCOL_VERSION = 0x61
+ID_SIZE = 32
+FINGERPRINT_SIZE = 16
+INFINITY = 2**64 - 1
+"""The timestamp beyond every record, written as 0."""
+
+SKIP, FINGERPRINT, ID_LIST = 0, 1, 2
+
+_LONGEST_VARINT = 10
+
+
+class UnsupportedVersion(ProtocolViolation):
+    """The other side does not speak version 1, or did not take our message for one.
+
+    :ivar version: the version byte it answered with.
+    """
+
+    def __init__(self, text: str, version: int) -> None:
+        super().__init__(text)
+        self.version = version
+
+
+class Bound(NamedTuple):
+    """Where a range ends: before the first record not below (timestamp, id_prefix, 0, 0, ...)."""
+
+    timestamp: int
+    id_prefix: bytes = b""
+
+
+END = Bound(INFINITY)
+
+
+class Range(NamedTuple):
+    """One range as it was read; it begins where the one before it ended.
+
+    ``payload`` is empty for SKIP, 16 bytes for FINGERPRINT, whole 32-byte ids for ID_LIST.
+    """
+
+    upper: Bound
+    mode: int
+    payload: bytes
+
+
+def encode_varint(value: int) -> bytes:
+    """Base 128, most significant digit first, the high bit on all bytes but the last."""
+    if value < 0x80:
+        return bytes((value,))
+    digits = [value & 0x7F]
+    value >>= 7
+    while value:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(reversed(digits))
+
+
+def decode_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at ``at`` and the position behind it.
+
+    :raises ProtocolViolation: it is cut short, or does not fit 64 bits.
+    """
+    value = 0
+    for position in range(at, min(at + _LONGEST_VARINT, len(message))):
+        byte = message[position]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            if value > INFINITY:
+                break
+            return value, position + 1
+    if at + _LONGEST_VARINT > len(message):
+        raise ProtocolViolation("message ends inside a number")
+    raise ProtocolViolation("number does not fit 64 bits")
+
+
+class BoundEncoder:
+    """Writes the bounds of one message: timestamps go as differences from the one before."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def encode(self, bound: Bound) -> bytes:
+        timestamp, id_prefix = bound
+        if timestamp == INFINITY:
+            self._last = INFINITY
+            head = b"\x00"
+        else:
+            head = encode_varint(timestamp - self._last + 1)
+            self._last = timestamp
+        return head + bytes((len(id_prefix),)) + id_prefix
+
+
+def decode_ranges(message: bytes) -> list[Range]:
+    """The ranges of a whole message, its version byte (not looked at) included.
+
+    :raises ProtocolViolation: anything in it is not as the protocol has it.
+    """
+    ranges: list[Range] = []
+    at = 1
+    previous = Bound(0)
+    while at < len(message):
+        upper, at = _decode_bound(message, at, previous)
+        mode, at = decode_varint(message, at)
+        size, at = _payload_size(message, at, mode)
+        if size > len(message) - at:
+            raise ProtocolViolation("message ends inside a range")
+        payload = message[at : at + size]
+        at += size
+        if mode == ID_LIST and len(split_ids(payload)) * ID_SIZE != size:
+            raise ProtocolViolation("id listed twice in one range")
+        ranges.append(Range(upper, mode, payload))
+        previous = upper
+    return ranges
+
+
+def split_ids(payload: bytes) -> set[bytes]:
+    """The distinct ids in ``payload``, 32 bytes each, as they stand there one after another."""
+    return {payload[at : at + ID_SIZE] for at in range(0, len(payload), ID_SIZE)}
+
+
+def _decode_bound(message: bytes, at: int, previous: Bound) -> tuple[Bound, int]:
+    offset, at = decode_varint(message, at)
+    timestamp = previous.timestamp + offset - 1 if offset else INFINITY
+    if timestamp > INFINITY:
+        raise ProtocolViolation("timestamp of a bound does not fit 64 bits")
+    size, at = decode_varint(message, at)
+    if size > ID_SIZE:
+        raise ProtocolViolation("id prefix of a bound is longer than 32 bytes")
+    if size > len(message) - at:
+        raise ProtocolViolation("message ends inside a bound")
+    upper = Bound(timestamp, message[at : at + size])
+    if _goes_backwards(previous, upper):
+        raise ProtocolViolation("bounds go backwards")
+    return upper, at + size
+
+
+def _goes_backwards(previous: Bound, upper: Bound) -> bool:
+    return upper.timestamp == previous.timestamp and (
+        upper.id_prefix.ljust(ID_SIZE, b"\0") < previous.id_prefix.ljust(ID_SIZE, b"\0")
+    )
+
+
+def _payload_size(message: bytes, at: int, mode: int) -> tuple[int, int]:
+    if mode == SKIP:
+        return 0, at
+    if mode == FINGERPRINT:
+        return FINGERPRINT_SIZE, at
+    if mode == ID_LIST:
+        count, at = decode_varint(message, at)
+        return count * ID_SIZE, at
+    raise ProtocolViolation(f"unknown mode {mode}")
