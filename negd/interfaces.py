@@ -1,0 +1,471 @@
+"""Where the services of negd meet: zope Interfaces, and the values that cross them.
+
+Everything here may be used from the reactor thread only, unless a method says otherwise.
+Methods written ``async def`` may be implemented as coroutine functions or return Deferreds; a
+caller awaits them.  Ids are 32 raw bytes, records are 40 bytes (``created_at`` as big-endian u64,
+then the id), times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from zope.interface import Attribute, Interface
+
+from negd.nostr.event import Event
+from negd.nostr.filter import Filter
+from negd.nostr.messages import RelayMessage
+from negd.reconcile import RecordSet, Step
+
+# --- ingest -------------------------------------------------------------------------------------
+
+
+class Outcome(Enum):
+    """What became of an event that was handed in."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
+    DELETED = "deleted"
+    EXPIRED = "expired"
+    EPHEMERAL = "ephemeral"
+    INVALID = "invalid"
+
+
+_ACCEPTED = {Outcome.STORED, Outcome.DUPLICATE, Outcome.EPHEMERAL}
+
+_TEXTS = {
+    Outcome.STORED: "",
+    Outcome.EPHEMERAL: "",
+    Outcome.DUPLICATE: "duplicate: already have this event",
+    Outcome.SUPERSEDED: "replaced: have a newer event",
+    Outcome.DELETED: "deleted: its author asked for its deletion",
+    Outcome.EXPIRED: "invalid: event has expired",
+    Outcome.INVALID: "invalid: event is not valid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An event's outcome.
+
+    :ivar reason: for ``INVALID``, what is wrong with it, without prefix.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """What ``OK`` says: true where the sender need not send the event again."""
+        return self.outcome in _ACCEPTED
+
+    @property
+    def text(self) -> str:
+        """What ``OK`` says in words: ``prefix: reason``, or nothing for a plain yes."""
+        return f"invalid: {self.reason}" if self.reason else _TEXTS[self.outcome]
+
+
+class IIntake(Interface):
+    """The one way by which events reach the store: checked, batched, bounded."""
+
+    async def submit(events: Sequence[Event]) -> list[Verdict]:  # type: ignore[misc]
+        """Check and store events of any origin; one verdict each, in order.
+
+        Returns after the commit that holds them: an accepted event survives SIGKILL.
+
+        :raises negd.errors.StorageError: none of these events may be taken for stored.
+        """
+
+
+# --- storage ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of an answer, newest first (ties: lower id first).
+
+    :ivar events: the events' JSON as stored, compact UTF-8.
+    :ivar last: the record to continue after; None when nothing is left.
+    """
+
+    events: list[bytes]
+    last: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """:ivar events: how many are stored. :ivar bytes: size on disk, 0 where there is none."""
+
+    events: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """:ivar events: how many were read. :ivar problems: one line each; empty means sound."""
+
+    events: int
+    problems: list[str]
+
+
+class IWatch(Interface):
+    """A standing watch on a store."""
+
+    def stop() -> None:  # type: ignore[misc]
+        """End it: the callback is not called again. Calling this twice is no error."""
+
+
+class IEventStore(Interface):
+    """A set of events under the rules of NIP-01, NIP-09 and NIP-40.
+
+    Expired events are neither accepted, served nor counted, from the second they expire.
+    Signatures are the business of :class:`IIntake`; a store takes events as checked.
+    """
+
+    generation: int = Attribute("Grows with every commit that changes what snapshots hold.")  # type: ignore[assignment]
+
+    async def ingest(events: Sequence[Event]) -> list[Verdict]:  # type: ignore[misc]
+        """Store a batch in order, durably; one verdict each. Never answers ``INVALID``.
+
+        Watchers are told of stored and ephemeral events after the commit.
+
+        :raises negd.errors.StorageError: nothing of the batch was stored.
+        """
+
+    async def snapshot(wanted: Filter) -> RecordSet:  # type: ignore[misc]
+        """The records of all events that match; ``limit`` keeps the newest.
+
+        :raises negd.errors.StorageError: the storage failed.
+        """
+
+    async def query(wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:  # type: ignore[misc]
+        """At most ``page`` matching events, newest first, continuing after a record.
+
+        ``limit`` is the caller's to count: a store gives pages until nothing is left.
+
+        :raises negd.errors.StorageError: the storage failed.
+        """
+
+    async def fetch(ids: Sequence[bytes]) -> dict[bytes, bytes]:  # type: ignore[misc]
+        """The JSON of those of the events that are held, by id.
+
+        :raises negd.errors.StorageError: the storage failed.
+        """
+
+    async def known(ids: Sequence[bytes]) -> set[bytes]:  # type: ignore[misc]
+        """Which of the ids are held.
+
+        :raises negd.errors.StorageError: the storage failed.
+        """
+
+    async def count(wanted: Filter) -> int:  # type: ignore[misc]
+        """How many events match; at most ``limit``.
+
+        :raises negd.errors.StorageError: the storage failed.
+        """
+
+    def watch(wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:  # type: ignore[misc]
+        """Call back with each new matching event and its JSON, in the order of commits.
+
+        ``limit`` is ignored. An error raised by the callback is logged and ends nothing.
+        """
+
+    async def statistics() -> StoreStatistics:  # type: ignore[misc]
+        """Size and count, cheaply."""
+
+    async def verify(progress: Callable[[int, int], None]) -> VerifyReport:  # type: ignore[misc]
+        """Read everything: ids, signatures, and that every index agrees with the events.
+
+        ``progress`` is told (events read, events in all), from the reactor thread.
+        """
+
+
+# --- peers --------------------------------------------------------------------------------------
+
+
+class PeerStatus(Enum):
+    """What a peer's sync is doing; the words of the control service."""
+
+    IDLE = "idle"
+    SYNCING = "syncing"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """What is remembered of a peer's syncs.
+
+    :ivar last_sync: second of the last success; 0 for never.
+    :ivar events_synced: events fetched and sent, over all time.
+    :ivar consecutive_failures: since the last success.
+    :ivar next_sync: not before that second, after failures; 0 for no wait.
+    """
+
+    last_sync: int = 0
+    events_synced: int = 0
+    status: PeerStatus = PeerStatus.IDLE
+    last_error: str = ""
+    consecutive_failures: int = 0
+    next_sync: float = 0
+
+
+class Residue(Enum):
+    """Why an id stays different between a peer and us."""
+
+    OURS_REJECTED = "ours-rejected"
+    """We hold something against the event: superseded, deleted, expired, invalid."""
+    THEIRS_REJECTED = "theirs-rejected"
+    """The peer answered ``OK false``."""
+    UNFETCHABLE = "unfetchable"
+    """The peer listed the id and did not return the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One open difference with a peer.
+
+    :ivar text: what was said: an ``OK`` text, a verdict.
+    :ivar tries: how often it was tried in vain.
+    :ivar retry_at: not to be tried before that second.
+    """
+
+    residue: Residue
+    text: str
+    tries: int
+    retry_at: float
+
+
+class IPeerBook(Interface):
+    """Peers, their state and their ledgers, kept through restarts. Keys are canonical URLs."""
+
+    async def peers() -> dict[str, PeerState]:  # type: ignore[misc]
+        """Every listed peer and its state."""
+
+    async def put(url: str, state: PeerState) -> None:  # type: ignore[misc]
+        """List a peer, or replace its state, durably.
+
+        :raises negd.errors.StorageError: it is not kept.
+        """
+
+    async def remove(url: str) -> None:  # type: ignore[misc]
+        """Forget a peer, its state and its ledger; an unknown one is no error."""
+
+    async def ledger(url: str, ids: Sequence[bytes]) -> dict[bytes, LedgerEntry]:  # type: ignore[misc]
+        """What is written of those ids with that peer."""
+
+    async def residues(url: str) -> dict[Residue, int]:  # type: ignore[misc]
+        """How many ledger entries a peer has of each reason."""
+
+    async def write_ledger(  # type: ignore[misc]
+        url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
+    ) -> None:
+        """Add or replace entries and drop the settled ids, in one commit.
+
+        The ledger of one peer is bounded; the entries next to be retried are dropped first.
+
+        :raises negd.errors.StorageError: nothing was written.
+        """
+
+
+class IStorage(Interface):
+    """One opened storage."""
+
+    events = Attribute("The IEventStore.")
+    book = Attribute("The IPeerBook.")
+
+    async def close() -> None:  # type: ignore[misc]
+        """Finish what was accepted, then let go of files and connections."""
+
+
+class IStoreFactory(Interface):
+    """A kind of storage; a ``twisted.plugin`` provides it, so that other packages can add some.
+
+    A store string is ``scheme:argument``, as in ``lmdb:/var/lib/negd``.
+    """
+
+    scheme = Attribute("The word before the colon.")
+    summary = Attribute("One line for ``--help-stores``: the form of the argument, what it is.")
+
+    async def open(argument: str, reactor: Any, read_only: bool = False) -> IStorage:  # type: ignore[misc]
+        """Open the storage, creating it where it is missing (unless read-only).
+
+        :raises negd.errors.ConfigError: the argument is not of this storage's form.
+        :raises negd.errors.StorageError: it cannot be opened; the text says why.
+        """
+
+
+# --- sessions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A live reconciliation that a client started."""
+
+    connection: str
+    subscription: str
+    created_at: int
+    last_activity: int
+    rounds: int
+
+
+class ISessions(Interface):
+    """Reconciliations with clients, whichever way they came; keyed (connection, subscription)."""
+
+    async def open(  # type: ignore[misc]
+        connection: str, subscription: str, wanted: Filter, message: bytes
+    ) -> Step:
+        """Start a session on a snapshot and answer its first message; replaces a live one.
+
+        :raises negd.errors.NegdError: its ``answer`` is for ``NEG-ERR``; the session is gone.
+        """
+
+    async def message(connection: str, subscription: str, message: bytes) -> Step:  # type: ignore[misc]
+        """Answer a further message; calls of one session are answered in the order they came.
+
+        :raises negd.errors.Unknown: there is no such session.
+        :raises negd.errors.NegdError: as for :meth:`open`; the session is gone.
+        """
+
+    def close(connection: str, subscription: str) -> None:  # type: ignore[misc]
+        """End a session; with an empty connection, every session of that subscription id."""
+
+    def close_connection(connection: str) -> None:  # type: ignore[misc]
+        """End every session of a connection."""
+
+    def sessions() -> list[SessionInfo]:  # type: ignore[misc]
+        """The live sessions, oldest first."""
+
+
+# --- links to peers -----------------------------------------------------------------------------
+
+
+class IPeerListener(Interface):
+    """What a link tells."""
+
+    def received(message: RelayMessage) -> None:  # type: ignore[misc]
+        """The peer sent a message."""
+
+    def unreadable(text: str) -> None:  # type: ignore[misc]
+        """The peer sent something that is no message of a relay."""
+
+    def lost(reason: str) -> None:  # type: ignore[misc]
+        """The link is gone. Called once, after which nothing comes any more."""
+
+
+class IPeerLink(Interface):
+    """An open WebSocket to a relay."""
+
+    url = Attribute("The peer's canonical URL.")
+
+    def send(text: bytes) -> None:  # type: ignore[misc]
+        """Send one message; dropped where the link is gone."""
+
+    async def drained() -> None:  # type: ignore[misc]
+        """Return once what was sent has mostly left for the network; at once on a lost link."""
+
+    def pause() -> None:  # type: ignore[misc]
+        """Stop reading from the peer."""
+
+    def resume() -> None:  # type: ignore[misc]
+        """Read on."""
+
+    def close() -> None:  # type: ignore[misc]
+        """Say goodbye and close; ``lost`` follows."""
+
+
+class IPeerDialer(Interface):
+    """Opens links."""
+
+    async def dial(url: str, listener: IPeerListener) -> IPeerLink:  # type: ignore[misc]
+        """A link whose WebSocket handshake is done.
+
+        Cancelling the Deferred gives up the attempt.
+
+        :raises negd.errors.PeerError: no connection, a refused handshake, a time-out.
+        """
+
+
+# --- peer sync ----------------------------------------------------------------------------------
+
+
+class Direction(Enum):
+    """Which way events move in a sync."""
+
+    UP = "up"
+    DOWN = "down"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProgress:
+    """How far a sync has come.
+
+    :ivar round: NEG-MSG exchanges so far.
+    :ivar have: ids found that we hold and the peer lacks.
+    :ivar need: the reverse.
+    :ivar fetched: events received and stored, or already there.
+    :ivar sent: events that the peer accepted.
+    :ivar rejected: events that the peer did not accept.
+    :ivar refused: events received that we did not accept.
+    :ivar unfetchable: ids that the peer listed and did not return.
+    :ivar explained: differences left alone because the ledger explains them.
+    :ivar complete: true in the last progress of a run that succeeded.
+    """
+
+    peer: str
+    round: int = 0
+    have: int = 0
+    need: int = 0
+    fetched: int = 0
+    sent: int = 0
+    rejected: int = 0
+    refused: int = 0
+    unfetchable: int = 0
+    explained: int = 0
+    complete: bool = False
+
+    def plus(self, **more: int) -> SyncProgress:
+        """These counts with some of them increased."""
+        return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
+
+
+class IPeerSync(Interface):
+    """The peers of this node and the syncs with them."""
+
+    async def add(url: str) -> None:  # type: ignore[misc]
+        """List a peer and start keeping equal with it; a listed one is no error.
+
+        :raises negd.errors.ConfigError: not a relay's URL, or one that is forbidden.
+        """
+
+    async def remove(url: str) -> None:  # type: ignore[misc]
+        """Stop what runs with a peer and forget it; an unknown one is no error."""
+
+    def peers() -> list[str]:  # type: ignore[misc]
+        """The listed peers' canonical URLs, sorted."""
+
+    def states() -> dict[str, PeerState]:  # type: ignore[misc]
+        """The state of every listed peer and every other that is being synced."""
+
+    async def trigger(url: str | None, wanted: Filter) -> None:  # type: ignore[misc]
+        """Start a sync with a peer, or with all; returns when it is under way or in line.
+
+        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.Unknown: the peer is not listed.
+        """
+
+    async def sync(  # type: ignore[misc]
+        url: str, wanted: Filter, progress: Callable[[SyncProgress], None]
+    ) -> SyncProgress:
+        """Sync with a peer, listed or not, to the end; returns the last progress.
+
+        ``progress`` is told of each round and each batch. Cancelling the Deferred stops the run.
+
+        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.LimitReached: a sync with this peer is already running.
+        :raises negd.errors.PeerError: the run failed; what was stored by then is kept.
+        """

@@ -1,0 +1,1 @@
+"""Nostr values and their codecs: events, filters, messages, and the rules events live by."""

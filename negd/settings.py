@@ -1,0 +1,163 @@
+"""Every knob of the daemon, with its default, unit and bounds: frozen values, no reading of files.
+
+:mod:`negd.config` fills these from TOML and options; each room takes the one that is its own.
+``etc/negd.toml`` shows them all, and a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+FrameBytes = Annotated[int, Meta(ge=4096)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the sections: immutable, and an unknown key is an error."""
+
+
+class RelaySettings(Section):
+    """What the NIP-11 document says of this relay."""
+
+    name: str = "negd"
+    description: str = "A relay mirror that keeps itself equal with its peers."
+    contact: str = ""
+    pubkey: str = ""
+
+
+class EndpointSettings(Section):
+    """The WebSocket endpoint for Nostr clients.
+
+    :ivar listen: Twisted server endpoint strings.
+    :ivar max_message: bytes of one message, both ways.
+    :ivar max_unanswered: EVENTs of one client waiting for their OK; reading stops beyond it.
+    :ivar max_outgoing: bytes queued to one client; sending of stored events waits beyond it, and
+        a client that stays there for ``stall`` seconds while live events come is dropped.
+    """
+
+    listen: tuple[str, ...] = ("tcp:7777:interface=127.0.0.1",)
+    max_connections: Count = 1000
+    max_message: Bytes = 1_100_000
+    max_subscriptions: Count = 64
+    max_filters: Count = 16
+    max_unanswered: Count = 256
+    max_outgoing: Bytes = 4_000_000
+    ping_interval: Seconds = 30.0
+    ping_timeout: Seconds = 30.0
+    stall: Seconds = 60.0
+
+
+class SessionSettings(Section):
+    """Reconciliations that clients start, over WebSocket and gRPC alike.
+
+    :ivar idle: seconds without a message after which a session is forgotten.
+    :ivar max_records: the largest snapshot a session may be opened on.
+    :ivar snapshot_bytes: memory that the snapshots of all sessions may hold.
+    :ivar frame_limit: bytes of one reply, before hex.
+    """
+
+    max_sessions: Count = 1000
+    max_per_connection: Count = 32
+    idle: Seconds = 120.0
+    max_records: Count = 50_000_000
+    snapshot_bytes: Bytes = 2_000_000_000
+    frame_limit: FrameBytes = 60_000
+
+
+class IntakeSettings(Section):
+    """The way of events into the store.
+
+    :ivar batch: events checked and committed together at most.
+    :ivar max_backlog: events waiting at most; submitters wait beyond it.
+    :ivar threads: threads that check signatures; 0 takes one per processor.
+    """
+
+    batch: Count = 1000
+    max_backlog: Count = 20_000
+    threads: Annotated[int, Meta(ge=0)] = 0
+
+
+class ControlSettings(Section):
+    """The gRPC control service.
+
+    :ivar address: ``HOST:PORT`` or ``unix:PATH``.
+    :ivar workers: pool threads; each running SyncWithPeer stream holds one.
+    :ivar deadline: seconds after which a call that waits for the reactor fails.
+    :ivar max_message: bytes of one message, both ways.
+    """
+
+    address: str = "127.0.0.1:50064"
+    workers: Count = 16
+    deadline: Seconds = 60.0
+    max_message: Bytes = 16 * 1024 * 1024
+
+
+class SyncSettings(Section):
+    """Syncs with peers; a ``[[peer]]`` entry may set its own direction, filter and interval.
+
+    :ivar interval: seconds between the end of a sync and the next one.
+    :ivar concurrent: peers synced at the same time.
+    :ivar frame_limit: bytes of one negentropy message, before hex.
+    :ivar fetch_batch: ids asked for by one REQ.
+    :ivar fetch_in_flight: REQs unanswered at a time.
+    :ivar upload_window: EVENTs unanswered at a time.
+    :ivar first_answer: seconds a peer may take for its first NEG-MSG.
+    :ivar answer: seconds a peer may take for any other answer.
+    :ivar connect: seconds a TCP connection and WebSocket handshake may take.
+    :ivar max_message: bytes of one message from a peer.
+    :ivar backoff_first: seconds to wait after a first failure; doubled after each further one.
+    :ivar backoff_most: seconds to wait at the most.
+    :ivar jitter: the part of a wait that is random.
+    :ivar max_peers: peers listed at the most.
+    :ivar ledger_retry: seconds until an explained difference is tried once more; doubled after
+        each try in vain, up to 64 times that.
+    """
+
+    interval: Seconds = 600.0
+    concurrent: Count = 4
+    frame_limit: FrameBytes = 60_000
+    fetch_batch: Count = 200
+    fetch_in_flight: Count = 8
+    upload_window: Count = 64
+    first_answer: Seconds = 90.0
+    answer: Seconds = 30.0
+    connect: Seconds = 20.0
+    max_message: Bytes = 4 * 1024 * 1024
+    backoff_first: Seconds = 5.0
+    backoff_most: Seconds = 3600.0
+    jitter: Fraction = 0.2
+    max_peers: Count = 1000
+    ledger_retry: Seconds = 3600.0
+
+
+class PeerSettings(Section):
+    """One ``[[peer]]``.
+
+    :ivar direction: ``up`` sends, ``down`` fetches, ``both`` does both.
+    :ivar filter: a NIP-01 filter that limits what is kept equal.
+    :ivar interval: seconds between syncs; none takes the one of ``[sync]``.
+    """
+
+    url: str
+    direction: Annotated[str, Meta(pattern="^(up|down|both)$")] = "both"
+    filter: dict[str, Any] = {}
+    interval: Seconds | None = None
+
+
+class Settings(Section):
+    """All of it. ``store`` is a store string; see ``twistd -n negd --help-stores``."""
+
+    store: str = "lmdb:negd-data"
+    relay: RelaySettings = RelaySettings()
+    websocket: EndpointSettings = EndpointSettings()
+    sessions: SessionSettings = SessionSettings()
+    intake: IntakeSettings = IntakeSettings()
+    control: ControlSettings = ControlSettings()
+    sync: SyncSettings = SyncSettings()
+    peer: tuple[PeerSettings, ...] = ()
