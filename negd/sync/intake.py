@@ -1,0 +1,203 @@
+"""The one way of events into the store: known? -> id and signature -> commit -> verdicts.
+
+Submissions from everywhere (clients, peers, imports) join one line.  A batch is taken off its
+head, what is already held is answered at once, the rest is checked in threads and handed to the
+store; while one batch is committed the next one is being checked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from negd.errors import NegdError, StorageError
+from negd.interfaces import IEventStore, IIntake, Outcome, Verdict
+from negd.nostr.event import Event, check
+from negd.settings import IntakeSettings
+from negd.sync.offload import Offload
+
+_SMALLEST_SHARE = 16
+"""Events below which a batch is not cut into shares for several threads."""
+
+_COMMITS_UNDER_WAY = 2
+
+
+class _Submission:
+    """The verdicts of one call of :meth:`Intake.submit`, as they come in."""
+
+    def __init__(self, size: int) -> None:
+        self.verdicts: list[Verdict | None] = [None] * size
+        self.missing = size
+        self.done: Deferred[None] = Deferred(lambda _: None)
+
+    def judge(self, index: int, verdict: Verdict) -> None:
+        self.verdicts[index] = verdict
+        self.missing -= 1
+        if not self.missing and not self.done.called:
+            self.done.callback(None)
+
+    def fail(self, failure: Failure) -> None:
+        if not self.done.called:
+            self.done.errback(failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One event in line: where its verdict goes."""
+
+    event: Event
+    submission: _Submission
+    index: int
+
+
+@implementer(IIntake)
+class Intake:
+    """Checks and stores events, in the order they were submitted.
+
+    :param offload: where signatures are checked.
+    :param threads: into how many shares a batch is cut for checking.
+    """
+
+    def __init__(
+        self, store: IEventStore, settings: IntakeSettings, offload: Offload, threads: int = 1
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._offload = offload
+        self._threads = threads
+        self._line: deque[_Entry] = deque()
+        self._waiting: deque[Deferred[None]] = deque()
+        self._commits = DeferredSemaphore(_COMMITS_UNDER_WAY)
+        self._under_way = 0
+        self._working = False
+        self._stopped: StorageError | None = None
+        self._idle: list[Deferred[None]] = []
+        self.outcomes = dict.fromkeys(Outcome, 0)
+
+    @property
+    def backlog(self) -> int:
+        """Events in line or under way."""
+        return len(self._line) + self._under_way
+
+    async def submit(self, events: Sequence[Event]) -> list[Verdict]:
+        """See :meth:`IIntake.submit`. Waits for room while the backlog is full."""
+        while self._stopped is None and self.backlog >= self._settings.max_backlog:
+            room: Deferred[None] = Deferred(self._waiting.remove)
+            self._waiting.append(room)
+            await room
+        if self._stopped is not None:
+            raise self._stopped
+        if not events:
+            return []
+        submission = _Submission(len(events))
+        self._line.extend(_Entry(event, submission, i) for i, event in enumerate(events))
+        self._start()
+        await submission.done
+        return cast("list[Verdict]", submission.verdicts)
+
+    async def stop(self) -> None:
+        """Take nothing more; return when all that was taken has its verdict."""
+        self._stopped = StorageError("the daemon is stopping")
+        self._make_room()
+        if self.backlog:
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            await idle
+
+    def _start(self) -> None:
+        if not self._working:
+            self._working = True
+            Deferred.fromCoroutine(self._work())
+
+    async def _work(self) -> None:
+        while self._line:
+            count = min(self._settings.batch, len(self._line))
+            batch = [self._line.popleft() for _ in range(count)]
+            self._under_way += count
+            await self._commits.acquire()
+            try:
+                valid = await self._judge(batch)
+            except Exception:
+                self._finish(batch, Failure())
+            else:
+                Deferred.fromCoroutine(self._commit(batch, valid))
+        self._working = False
+
+    async def _judge(self, batch: list[_Entry]) -> list[_Entry]:
+        """Give the verdicts that need no commit; what is left is to be stored."""
+        known = await self._store.known([entry.event.id_bytes for entry in batch])
+        fresh = []
+        for entry in batch:
+            if entry.event.id_bytes in known:
+                self._give(entry, Verdict(Outcome.DUPLICATE))
+            else:
+                fresh.append(entry)
+        faults = await self._check([entry.event for entry in fresh])
+        valid = []
+        for entry, fault in zip(fresh, faults, strict=True):
+            if fault is None:
+                valid.append(entry)
+            else:
+                self._give(entry, Verdict(Outcome.INVALID, fault))
+        return valid
+
+    async def _check(self, events: list[Event]) -> list[str | None]:
+        """What is wrong with each event, checked in as many threads as there are."""
+        share = max(_SMALLEST_SHARE, -(-len(events) // self._threads))
+        shares = [events[at : at + share] for at in range(0, len(events), share)]
+        checked = await gatherResults(
+            [self._offload(_check_all, part) for part in shares], consumeErrors=True
+        )
+        return [fault for part in checked for fault in part]
+
+    async def _commit(self, batch: list[_Entry], valid: list[_Entry]) -> None:
+        try:
+            if valid:
+                verdicts = await self._store.ingest([entry.event for entry in valid])
+                for entry, verdict in zip(valid, verdicts, strict=True):
+                    self._give(entry, verdict)
+        except Exception:
+            self._finish(batch, Failure())
+        else:
+            self._finish(batch)
+
+    def _give(self, entry: _Entry, verdict: Verdict) -> None:
+        self.outcomes[verdict.outcome] += 1
+        entry.submission.judge(entry.index, verdict)
+
+    def _finish(self, batch: list[_Entry], failure: Failure | None = None) -> None:
+        """Account for a batch that is through; on a failure its submitters are told."""
+        self._commits.release()
+        self._under_way -= len(batch)
+        if failure is not None:
+            told = failure if failure.check(NegdError) else _unexpected(failure)
+            for submission in {entry.submission: None for entry in batch}:
+                submission.fail(told)
+        self._make_room()
+        if not self.backlog:
+            idle, self._idle = self._idle, []
+            for waiter in idle:
+                waiter.callback(None)
+
+    def _make_room(self) -> None:
+        """Let submitters on: one batch's worth, or all once stopped."""
+        while self._waiting and (
+            self._stopped is not None or self.backlog < self._settings.max_backlog
+        ):
+            self._waiting.popleft().callback(None)
+
+
+def _unexpected(failure: Failure) -> Failure:
+    if failure.check(CancelledError):
+        return Failure(StorageError("the write was cancelled"))
+    return Failure(StorageError(f"the event could not be stored ({failure.type.__name__})"))
+
+
+def _check_all(events: list[Event]) -> list[str | None]:
+    return [check(event) for event in events]
