@@ -72,7 +72,7 @@ class Verdict:
 class IIntake(Interface):
     """The one way by which events reach the store: checked, batched, bounded."""
 
-    async def submit(events: Sequence[Event]) -> list[Verdict]:  # type: ignore[misc]
+    async def submit(events: Sequence[Event]) -> list[Verdict]:
         """Check and store events of any origin; one verdict each, in order.
 
         Returns after the commit that holds them: an accepted event survives SIGKILL.
@@ -115,7 +115,7 @@ class VerifyReport:
 class IWatch(Interface):
     """A standing watch on a store."""
 
-    def stop() -> None:  # type: ignore[misc]
+    def stop() -> None:
         """End it: the callback is not called again. Calling this twice is no error."""
 
 
@@ -126,9 +126,9 @@ class IEventStore(Interface):
     Signatures are the business of :class:`IIntake`; a store takes events as checked.
     """
 
-    generation: int = Attribute("Grows with every commit that changes what snapshots hold.")  # type: ignore[assignment]
+    generation: int = Attribute("Grows with every commit that changes what snapshots hold.")
 
-    async def ingest(events: Sequence[Event]) -> list[Verdict]:  # type: ignore[misc]
+    async def ingest(events: Sequence[Event]) -> list[Verdict]:
         """Store a batch in order, durably; one verdict each. Never answers ``INVALID``.
 
         Watchers are told of stored and ephemeral events after the commit.
@@ -136,13 +136,13 @@ class IEventStore(Interface):
         :raises negd.errors.StorageError: nothing of the batch was stored.
         """
 
-    async def snapshot(wanted: Filter) -> RecordSet:  # type: ignore[misc]
+    async def snapshot(wanted: Filter) -> RecordSet:
         """The records of all events that match; ``limit`` keeps the newest.
 
         :raises negd.errors.StorageError: the storage failed.
         """
 
-    async def query(wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:  # type: ignore[misc]
+    async def query(wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """At most ``page`` matching events, newest first, continuing after a record.
 
         ``limit`` is the caller's to count: a store gives pages until nothing is left.
@@ -150,34 +150,34 @@ class IEventStore(Interface):
         :raises negd.errors.StorageError: the storage failed.
         """
 
-    async def fetch(ids: Sequence[bytes]) -> dict[bytes, bytes]:  # type: ignore[misc]
+    async def fetch(ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """The JSON of those of the events that are held, by id.
 
         :raises negd.errors.StorageError: the storage failed.
         """
 
-    async def known(ids: Sequence[bytes]) -> set[bytes]:  # type: ignore[misc]
+    async def known(ids: Sequence[bytes]) -> set[bytes]:
         """Which of the ids are held.
 
         :raises negd.errors.StorageError: the storage failed.
         """
 
-    async def count(wanted: Filter) -> int:  # type: ignore[misc]
+    async def count(wanted: Filter) -> int:
         """How many events match; at most ``limit``.
 
         :raises negd.errors.StorageError: the storage failed.
         """
 
-    def watch(wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:  # type: ignore[misc]
+    def watch(wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:
         """Call back with each new matching event and its JSON, in the order of commits.
 
         ``limit`` is ignored. An error raised by the callback is logged and ends nothing.
         """
 
-    async def statistics() -> StoreStatistics:  # type: ignore[misc]
+    async def statistics() -> StoreStatistics:
         """Size and count, cheaply."""
 
-    async def verify(progress: Callable[[int, int], None]) -> VerifyReport:  # type: ignore[misc]
+    async def verify(progress: Callable[[int, int], None]) -> VerifyReport:
         """Read everything: ids, signatures, and that every index agrees with the events.
 
         ``progress`` is told (events read, events in all), from the reactor thread.
@@ -242,25 +242,25 @@ class LedgerEntry:
 class IPeerBook(Interface):
     """Peers, their state and their ledgers, kept through restarts. Keys are canonical URLs."""
 
-    async def peers() -> dict[str, PeerState]:  # type: ignore[misc]
+    async def peers() -> dict[str, PeerState]:
         """Every listed peer and its state."""
 
-    async def put(url: str, state: PeerState) -> None:  # type: ignore[misc]
+    async def put(url: str, state: PeerState) -> None:
         """List a peer, or replace its state, durably.
 
         :raises negd.errors.StorageError: it is not kept.
         """
 
-    async def remove(url: str) -> None:  # type: ignore[misc]
+    async def remove(url: str) -> None:
         """Forget a peer, its state and its ledger; an unknown one is no error."""
 
-    async def ledger(url: str, ids: Sequence[bytes]) -> dict[bytes, LedgerEntry]:  # type: ignore[misc]
+    async def ledger(url: str, ids: Sequence[bytes]) -> dict[bytes, LedgerEntry]:
         """What is written of those ids with that peer."""
 
-    async def residues(url: str) -> dict[Residue, int]:  # type: ignore[misc]
+    async def residues(url: str) -> dict[Residue, int]:
         """How many ledger entries a peer has of each reason."""
 
-    async def write_ledger(  # type: ignore[misc]
+    async def write_ledger(
         url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
     ) -> None:
         """Add or replace entries and drop the settled ids, in one commit.
@@ -277,7 +277,7 @@ class IStorage(Interface):
     events = Attribute("The IEventStore.")
     book = Attribute("The IPeerBook.")
 
-    async def close() -> None:  # type: ignore[misc]
+    async def close() -> None:
         """Finish what was accepted, then let go of files and connections."""
 
 
@@ -290,7 +290,7 @@ class IStoreFactory(Interface):
     scheme = Attribute("The word before the colon.")
     summary = Attribute("One line for ``--help-stores``: the form of the argument, what it is.")
 
-    async def open(argument: str, reactor: Any, read_only: bool = False) -> IStorage:  # type: ignore[misc]
+    async def open(argument: str, reactor: Any, read_only: bool = False) -> IStorage:
         """Open the storage, creating it where it is missing (unless read-only).
 
         :raises negd.errors.ConfigError: the argument is not of this storage's form.
@@ -315,7 +315,7 @@ class SessionInfo:
 class ISessions(Interface):
     """Reconciliations with clients, whichever way they came; keyed (connection, subscription)."""
 
-    async def open(  # type: ignore[misc]
+    async def open(
         connection: str, subscription: str, wanted: Filter, message: bytes
     ) -> Step:
         """Start a session on a snapshot and answer its first message; replaces a live one.
@@ -323,20 +323,20 @@ class ISessions(Interface):
         :raises negd.errors.NegdError: its ``answer`` is for ``NEG-ERR``; the session is gone.
         """
 
-    async def message(connection: str, subscription: str, message: bytes) -> Step:  # type: ignore[misc]
+    async def message(connection: str, subscription: str, message: bytes) -> Step:
         """Answer a further message; calls of one session are answered in the order they came.
 
         :raises negd.errors.Unknown: there is no such session.
         :raises negd.errors.NegdError: as for :meth:`open`; the session is gone.
         """
 
-    def close(connection: str, subscription: str) -> None:  # type: ignore[misc]
+    def close(connection: str, subscription: str) -> None:
         """End a session; with an empty connection, every session of that subscription id."""
 
-    def close_connection(connection: str) -> None:  # type: ignore[misc]
+    def close_connection(connection: str) -> None:
         """End every session of a connection."""
 
-    def sessions() -> list[SessionInfo]:  # type: ignore[misc]
+    def sessions() -> list[SessionInfo]:
         """The live sessions, oldest first."""
 
 
@@ -346,13 +346,13 @@ class ISessions(Interface):
 class IPeerListener(Interface):
     """What a link tells."""
 
-    def received(message: RelayMessage) -> None:  # type: ignore[misc]
+    def received(message: RelayMessage) -> None:
         """The peer sent a message."""
 
-    def unreadable(text: str) -> None:  # type: ignore[misc]
+    def unreadable(text: str) -> None:
         """The peer sent something that is no message of a relay."""
 
-    def lost(reason: str) -> None:  # type: ignore[misc]
+    def lost(reason: str) -> None:
         """The link is gone. Called once, after which nothing comes any more."""
 
 
@@ -361,26 +361,26 @@ class IPeerLink(Interface):
 
     url = Attribute("The peer's canonical URL.")
 
-    def send(text: bytes) -> None:  # type: ignore[misc]
+    def send(text: bytes) -> None:
         """Send one message; dropped where the link is gone."""
 
-    async def drained() -> None:  # type: ignore[misc]
+    async def drained() -> None:
         """Return once what was sent has mostly left for the network; at once on a lost link."""
 
-    def pause() -> None:  # type: ignore[misc]
+    def pause() -> None:
         """Stop reading from the peer."""
 
-    def resume() -> None:  # type: ignore[misc]
+    def resume() -> None:
         """Read on."""
 
-    def close() -> None:  # type: ignore[misc]
+    def close() -> None:
         """Say goodbye and close; ``lost`` follows."""
 
 
 class IPeerDialer(Interface):
     """Opens links."""
 
-    async def dial(url: str, listener: IPeerListener) -> IPeerLink:  # type: ignore[misc]
+    async def dial(url: str, listener: IPeerListener) -> IPeerLink:
         """A link whose WebSocket handshake is done.
 
         Cancelling the Deferred gives up the attempt.
@@ -436,29 +436,29 @@ class SyncProgress:
 class IPeerSync(Interface):
     """The peers of this node and the syncs with them."""
 
-    async def add(url: str) -> None:  # type: ignore[misc]
+    async def add(url: str) -> None:
         """List a peer and start keeping equal with it; a listed one is no error.
 
         :raises negd.errors.ConfigError: not a relay's URL, or one that is forbidden.
         """
 
-    async def remove(url: str) -> None:  # type: ignore[misc]
+    async def remove(url: str) -> None:
         """Stop what runs with a peer and forget it; an unknown one is no error."""
 
-    def peers() -> list[str]:  # type: ignore[misc]
+    def peers() -> list[str]:
         """The listed peers' canonical URLs, sorted."""
 
-    def states() -> dict[str, PeerState]:  # type: ignore[misc]
+    def states() -> dict[str, PeerState]:
         """The state of every listed peer and every other that is being synced."""
 
-    async def trigger(url: str | None, wanted: Filter) -> None:  # type: ignore[misc]
+    async def trigger(url: str | None, wanted: Filter) -> None:
         """Start a sync with a peer, or with all; returns when it is under way or in line.
 
         :raises negd.errors.ConfigError: not a relay's URL.
         :raises negd.errors.Unknown: the peer is not listed.
         """
 
-    async def sync(  # type: ignore[misc]
+    async def sync(
         url: str, wanted: Filter, progress: Callable[[SyncProgress], None]
     ) -> SyncProgress:
         """Sync with a peer, listed or not, to the end; returns the last progress.

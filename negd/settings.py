@@ -22,7 +22,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of the sections: immutable, and an unknown key is an error."""
 
 
-class RelaySettings(Section):
+class RelaySettings(Section, frozen=True):
     """What the NIP-11 document says of this relay."""
 
     name: str = "negd"
@@ -31,7 +31,7 @@ class RelaySettings(Section):
     pubkey: str = ""
 
 
-class EndpointSettings(Section):
+class EndpointSettings(Section, frozen=True):
     """The WebSocket endpoint for Nostr clients.
 
     :ivar listen: Twisted server endpoint strings.
@@ -53,7 +53,7 @@ class EndpointSettings(Section):
     stall: Seconds = 60.0
 
 
-class SessionSettings(Section):
+class SessionSettings(Section, frozen=True):
     """Reconciliations that clients start, over WebSocket and gRPC alike.
 
     :ivar idle: seconds without a message after which a session is forgotten.
@@ -70,7 +70,7 @@ class SessionSettings(Section):
     frame_limit: FrameBytes = 60_000
 
 
-class IntakeSettings(Section):
+class IntakeSettings(Section, frozen=True):
     """The way of events into the store.
 
     :ivar batch: events checked and committed together at most.
@@ -83,7 +83,7 @@ class IntakeSettings(Section):
     threads: Annotated[int, Meta(ge=0)] = 0
 
 
-class ControlSettings(Section):
+class ControlSettings(Section, frozen=True):
     """The gRPC control service.
 
     :ivar address: ``HOST:PORT`` or ``unix:PATH``.
@@ -98,7 +98,7 @@ class ControlSettings(Section):
     max_message: Bytes = 16 * 1024 * 1024
 
 
-class SyncSettings(Section):
+class SyncSettings(Section, frozen=True):
     """Syncs with peers; a ``[[peer]]`` entry may set its own direction, filter and interval.
 
     :ivar interval: seconds between the end of a sync and the next one.
@@ -136,7 +136,7 @@ class SyncSettings(Section):
     ledger_retry: Seconds = 3600.0
 
 
-class PeerSettings(Section):
+class PeerSettings(Section, frozen=True):
     """One ``[[peer]]``.
 
     :ivar direction: ``up`` sends, ``down`` fetches, ``both`` does both.
@@ -150,7 +150,7 @@ class PeerSettings(Section):
     interval: Seconds | None = None
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """All of it. ``store`` is a store string; see ``twistd -n negd --help-stores``."""
 
     store: str = "lmdb:negd-data"

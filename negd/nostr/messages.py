@@ -10,6 +10,7 @@ from __future__ import annotations
 from binascii import Error as HexError
 from binascii import hexlify, unhexlify
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -40,32 +41,32 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
     """Base of the messages below; ``subscription`` is the id the sender chose."""
 
 
-class Publish(_Message):
+class Publish(_Message, frozen=True):
     """``["EVENT", event]``, client to relay."""
 
     event: Event
 
 
-class Request(_Message):
+class Request(_Message, frozen=True):
     """``["REQ", subscription, filter...]``."""
 
     subscription: str
     filters: tuple[Filter, ...]
 
 
-class Close(_Message):
+class Close(_Message, frozen=True):
     """``["CLOSE", subscription]``."""
 
     subscription: str
 
 
-class Auth(_Message):
+class Auth(_Message, frozen=True):
     """``["AUTH", event]``, client to relay (NIP-42)."""
 
     event: Event
 
 
-class NegOpen(_Message):
+class NegOpen(_Message, frozen=True):
     """``["NEG-OPEN", subscription, filter, hex]`` (NIP-77)."""
 
     subscription: str
@@ -73,27 +74,27 @@ class NegOpen(_Message):
     message: bytes
 
 
-class NegMsg(_Message):
+class NegMsg(_Message, frozen=True):
     """``["NEG-MSG", subscription, hex]``, both ways (NIP-77)."""
 
     subscription: str
     message: bytes
 
 
-class NegClose(_Message):
+class NegClose(_Message, frozen=True):
     """``["NEG-CLOSE", subscription]`` (NIP-77)."""
 
     subscription: str
 
 
-class Delivered(_Message):
+class Delivered(_Message, frozen=True):
     """``["EVENT", subscription, event]``, relay to client."""
 
     subscription: str
     event: Event
 
 
-class Ok(_Message):
+class Ok(_Message, frozen=True):
     """``["OK", event id, accepted, text]``; ``event_id`` in hex."""
 
     event_id: str
@@ -101,32 +102,32 @@ class Ok(_Message):
     text: str
 
 
-class Eose(_Message):
+class Eose(_Message, frozen=True):
     """``["EOSE", subscription]``: stored events are through."""
 
     subscription: str
 
 
-class Closed(_Message):
+class Closed(_Message, frozen=True):
     """``["CLOSED", subscription, text]``."""
 
     subscription: str
     text: str
 
 
-class Notice(_Message):
+class Notice(_Message, frozen=True):
     """``["NOTICE", text]``."""
 
     text: str
 
 
-class Challenge(_Message):
+class Challenge(_Message, frozen=True):
     """``["AUTH", challenge]``, relay to client (NIP-42)."""
 
     challenge: str
 
 
-class NegErr(_Message):
+class NegErr(_Message, frozen=True):
     """``["NEG-ERR", subscription, text, limit?]`` (NIP-77), ``NEG-ERROR`` of some servers too.
 
     :ivar limit: the most records the server will take, where it said a number.
@@ -137,7 +138,7 @@ class NegErr(_Message):
     limit: int | None = None
 
 
-class Unrecognised(_Message):
+class Unrecognised(_Message, frozen=True):
     """A relay's message with a label that is not known here; ``label`` is cut to 64."""
 
     label: str
@@ -147,6 +148,8 @@ ClientMessage = Publish | Request | Close | Auth | NegOpen | NegMsg | NegClose
 RelayMessage = (
     Delivered | Ok | Eose | Closed | Notice | Challenge | NegMsg | NegErr | Unrecognised
 )
+
+M = TypeVar("M")
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
@@ -188,7 +191,7 @@ def _split(text: bytes | str) -> tuple[str, list[msgspec.Raw]]:
 Reader = Callable[[list[msgspec.Raw]], msgspec.Struct]
 
 
-def _read(reader: Callable, label: str, parts: list[msgspec.Raw]):  # type: ignore[no-untyped-def, type-arg]
+def _read(reader: Callable[[list[msgspec.Raw]], M], label: str, parts: list[msgspec.Raw]) -> M:
     """The reader's message; its errors gain the label and what the message was about."""
     try:
         return reader(parts)
