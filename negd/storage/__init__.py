@@ -1,0 +1,32 @@
+"""Stores behind store strings: ``scheme:argument``, the scheme found among the plugins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.plugin import getPlugins
+
+from negd.errors import ConfigError
+from negd.interfaces import IStorage, IStoreFactory
+
+__all__ = ["open_store", "store_summaries"]
+
+
+async def open_store(store: str, reactor: Any, read_only: bool = False) -> IStorage:
+    """Open the storage that a store string names.
+
+    :param store: as ``lmdb:/var/lib/negd``.
+    :raises ConfigError: no such scheme, or an argument that is not of its form.
+    :raises negd.errors.StorageError: it cannot be opened; the text says why.
+    """
+    scheme, colon, argument = store.partition(":")
+    factories = {factory.scheme: factory for factory in getPlugins(IStoreFactory)}
+    if not colon or scheme not in factories:
+        known = ", ".join(f"{name}:" for name in sorted(factories))
+        raise ConfigError(f"store {store!r} is none of the known kinds: {known}")
+    return await factories[scheme].open(argument, reactor, read_only)
+
+
+def store_summaries() -> list[str]:
+    """One line for each kind of storage, sorted."""
+    return sorted(factory.summary for factory in getPlugins(IStoreFactory))

@@ -1,0 +1,298 @@
+"""The plain storage: everything in dictionaries, every call done when it returns.
+
+For tests, trials and small mirrors: a query walks over all events that its bounds and ids leave.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import islice
+from typing import NamedTuple
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from negd.errors import ConfigError
+from negd.interfaces import (
+    IEventStore,
+    IPeerBook,
+    IStorage,
+    IWatch,
+    LedgerEntry,
+    Outcome,
+    Page,
+    PeerState,
+    Residue,
+    StoreStatistics,
+    Verdict,
+    VerifyReport,
+)
+from negd.nostr.event import Event, check
+from negd.nostr.filter import Filter
+from negd.nostr.kinds import DELETION, is_ephemeral
+from negd.nostr.lifecycle import (
+    Address,
+    address_of,
+    deletions_of,
+    expiration_of,
+    is_expired,
+    replaces,
+)
+from negd.reconcile import RecordSet
+from negd.storage.ledger import MAX_ENTRIES, surplus
+from negd.storage.order import listing_key
+from negd.storage.watches import Watches
+
+
+async def open_memory(argument: str, reactor: IReactorTime, read_only: bool = False) -> IStorage:
+    """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here.
+
+    :raises ConfigError: there is an argument.
+    """
+    if argument:
+        raise ConfigError(f"store 'memory:{argument}' takes nothing after the colon")
+    return MemoryStorage(reactor)
+
+
+class _Stored(NamedTuple):
+    event: Event
+    json: bytes
+
+
+@implementer(IStorage)
+class MemoryStorage:
+    """An :class:`IStorage` that ends with the process."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.events = MemoryStore(clock)
+        self.book = MemoryBook()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@implementer(IEventStore)
+class MemoryStore:
+    """An :class:`IEventStore` in dictionaries. ``clock`` tells when events expire."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._commits = 0
+        self._stored: dict[bytes, _Stored] = {}
+        self._listing: list[bytes] = []
+        self._holders: dict[Address, bytes] = {}
+        self._expiries: list[tuple[int, bytes]] = []
+        self._deleted_ids: set[tuple[bytes, str]] = set()
+        self._deleted_addresses: dict[Address, int] = {}
+        self._watches = Watches()
+
+    @property
+    def generation(self) -> int:
+        """See :class:`IEventStore`."""
+        self._sweep()
+        return self._commits
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+        """See :meth:`IEventStore.ingest`."""
+        self._sweep()
+        outcomes = [self._take(event) for event in events]
+        if Outcome.STORED in outcomes:
+            self._commits += 1
+        for event, outcome in zip(events, outcomes, strict=True):
+            if outcome in (Outcome.STORED, Outcome.EPHEMERAL):
+                self._watches.tell(event, event.encode())
+        return [Verdict(outcome) for outcome in outcomes]
+
+    def _take(self, event: Event) -> Outcome:
+        outcome = self._judge(event)
+        if outcome is Outcome.STORED:
+            self._insert(event)
+            if event.kind == DELETION:
+                self._obey(event)
+        return outcome
+
+    def _judge(self, event: Event) -> Outcome:
+        if is_expired(event, self._clock.seconds()):
+            return Outcome.EXPIRED
+        if is_ephemeral(event.kind):
+            return Outcome.EPHEMERAL
+        if event.id_bytes in self._stored:
+            return Outcome.DUPLICATE
+        if self._is_deleted(event):
+            return Outcome.DELETED
+        holder = self._holder(event)
+        if holder is not None and not replaces(event, holder):
+            return Outcome.SUPERSEDED
+        return Outcome.STORED
+
+    def _is_deleted(self, event: Event) -> bool:
+        if event.kind == DELETION:
+            return False
+        if (event.id_bytes, event.pubkey) in self._deleted_ids:
+            return True
+        address = address_of(event)
+        return address is not None and event.created_at <= self._deleted_addresses.get(address, -1)
+
+    def _holder(self, event: Event) -> Event | None:
+        address = address_of(event)
+        held = None if address is None else self._holders.get(address)
+        return None if held is None else self._stored[held].event
+
+    def _insert(self, event: Event) -> None:
+        address = address_of(event)
+        if address is not None:
+            if address in self._holders:
+                self._remove(self._holders[address])
+            self._holders[address] = event.id_bytes
+        expiration = expiration_of(event)
+        if expiration is not None:
+            heappush(self._expiries, (expiration, event.id_bytes))
+        self._stored[event.id_bytes] = _Stored(event, event.encode())
+        insort(self._listing, listing_key(event.record))
+
+    def _remove(self, event_id: bytes) -> None:
+        event = self._stored.pop(event_id).event
+        del self._listing[bisect_left(self._listing, listing_key(event.record))]
+        address = address_of(event)
+        if address is not None:
+            del self._holders[address]
+
+    def _obey(self, deletion: Event) -> None:
+        """Do what a deletion asks, now and for events that come later."""
+        asked = deletions_of(deletion)
+        for event_id in asked.ids:
+            self._deleted_ids.add((event_id, deletion.pubkey))
+            held = self._stored.get(event_id)
+            if held is not None and self._is_deleted(held.event):
+                self._remove(event_id)
+        for address in asked.addresses:
+            until = max(deletion.created_at, self._deleted_addresses.get(address, -1))
+            self._deleted_addresses[address] = until
+            holder = self._holders.get(address)
+            if holder is not None and self._is_deleted(self._stored[holder].event):
+                self._remove(holder)
+
+    def _sweep(self) -> None:
+        """Remove what has expired by now."""
+        now = self._clock.seconds()
+        while self._expiries and self._expiries[0][0] <= now:
+            _, event_id = heappop(self._expiries)
+            held = self._stored.get(event_id)
+            if held is not None and is_expired(held.event, now):
+                self._remove(event_id)
+                self._commits += 1
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def snapshot(self, wanted: Filter) -> RecordSet:
+        """See :meth:`IEventStore.snapshot`."""
+        matching = islice(self._matching(wanted, None), wanted.limit)
+        return RecordSet.from_records(b"".join(stored.event.record for stored in matching))
+
+    async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
+        """See :meth:`IEventStore.query`."""
+        matching = self._matching(wanted, after)
+        taken = list(islice(matching, page))
+        more = next(matching, None) is not None
+        last = taken[-1].event.record if more else None
+        return Page([stored.json for stored in taken], last)
+
+    async def fetch(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See :meth:`IEventStore.fetch`."""
+        return {event_id: self._stored[event_id].json for event_id in await self.known(ids)}
+
+    async def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        """See :meth:`IEventStore.known`."""
+        self._sweep()
+        return {event_id for event_id in ids if event_id in self._stored}
+
+    async def count(self, wanted: Filter) -> int:
+        """See :meth:`IEventStore.count`."""
+        return sum(1 for _ in islice(self._matching(wanted, None), wanted.limit))
+
+    def _matching(self, wanted: Filter, after: bytes | None) -> Iterator[_Stored]:
+        """The matching events, newest first, after a record."""
+        self._sweep()
+        candidates = self._listing
+        if wanted.ids is not None:
+            held = (self._stored.get(event_id) for event_id in wanted.ids)
+            candidates = sorted(listing_key(s.event.record) for s in held if s is not None)
+        start = 0 if after is None else bisect_left(candidates, listing_key(after) + b"\0")
+        for key in islice(candidates, start, None):
+            stored = self._stored[key[8:]]
+            if wanted.matches(stored.event):
+                yield stored
+
+    def watch(self, wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:
+        """See :meth:`IEventStore.watch`."""
+        return self._watches.add(wanted, callback)
+
+    async def statistics(self) -> StoreStatistics:
+        """See :meth:`IEventStore.statistics`."""
+        self._sweep()
+        return StoreStatistics(events=len(self._stored), bytes=0)
+
+    async def verify(self, progress: Callable[[int, int], None]) -> VerifyReport:
+        """See :meth:`IEventStore.verify`."""
+        self._sweep()
+        problems = []
+        for event, _ in self._stored.values():
+            fault = check(event)
+            if fault is not None:
+                problems.append(f"event {event.id}: {fault}")
+        progress(len(self._stored), len(self._stored))
+        return VerifyReport(len(self._stored), problems)
+
+
+@implementer(IPeerBook)
+class MemoryBook:
+    """An :class:`IPeerBook` in dictionaries.
+
+    :param max_entries: ledger entries kept of one peer.
+    """
+
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._states: dict[str, PeerState] = {}
+        self._ledgers: dict[str, dict[bytes, LedgerEntry]] = {}
+
+    async def peers(self) -> dict[str, PeerState]:
+        """See :meth:`IPeerBook.peers`."""
+        return dict(self._states)
+
+    async def put(self, url: str, state: PeerState) -> None:
+        """See :meth:`IPeerBook.put`."""
+        self._states[url] = state
+
+    async def remove(self, url: str) -> None:
+        """See :meth:`IPeerBook.remove`."""
+        self._states.pop(url, None)
+        self._ledgers.pop(url, None)
+
+    async def ledger(self, url: str, ids: Sequence[bytes]) -> dict[bytes, LedgerEntry]:
+        """See :meth:`IPeerBook.ledger`."""
+        entries = self._ledgers.get(url, {})
+        return {event_id: entries[event_id] for event_id in ids if event_id in entries}
+
+    async def residues(self, url: str) -> dict[Residue, int]:
+        """See :meth:`IPeerBook.residues`."""
+        counts: dict[Residue, int] = {}
+        for entry in self._ledgers.get(url, {}).values():
+            counts[entry.residue] = counts.get(entry.residue, 0) + 1
+        return counts
+
+    async def write_ledger(
+        self, url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
+    ) -> None:
+        """See :meth:`IPeerBook.write_ledger`."""
+        held = {**self._ledgers.get(url, {}), **entries}
+        for event_id in settled:
+            held.pop(event_id, None)
+        retries = {event_id: entry.retry_at for event_id, entry in held.items()}
+        for event_id in surplus(retries, self._max_entries):
+            del held[event_id]
+        self._ledgers[url] = held

@@ -1,0 +1,17 @@
+"""The storages that negd brings along. Other packages may declare more in the same way."""
+
+from __future__ import annotations
+
+from negd.storage.factory import StoreFactory
+
+memory = StoreFactory(
+    scheme="memory",
+    summary="memory:     in this process, gone when it ends; for tests and trials",
+    opener="negd.storage.memory.open_memory",
+)
+
+lmdb = StoreFactory(
+    scheme="lmdb",
+    summary="lmdb:PATH   embedded database in the folder PATH, made where it is missing",
+    opener="negd.storage.lmdb_store.open_lmdb",
+)
