@@ -196,7 +196,7 @@ class Intake:
 def _unexpected(failure: Failure) -> Failure:
     if failure.check(CancelledError):
         return Failure(StorageError("the write was cancelled"))
-    return Failure(StorageError(f"the event could not be stored ({failure.type.__name__})"))
+    return Failure(StorageError(f"the event could not be stored ({type(failure.value).__name__})"))
 
 
 def _check_all(events: list[Event]) -> list[str | None]:

@@ -55,12 +55,11 @@ class Snapshots:
         return await loaded
 
     async def _load(self, key: _Key, wanted: Filter) -> None:
+        result: Snapshot | Failure
         try:
-            result: Snapshot | Failure = self._admit(await self._store.snapshot(wanted))
+            result = self._live[key] = self._admit(await self._store.snapshot(wanted))
         except Exception:
             result = Failure()
-        else:
-            self._live[key] = result
         for waiter in self._loading.pop(key):
             if not waiter.called:
                 waiter.callback(result)

@@ -1,0 +1,180 @@
+"""One link's conversation, seen from the client: who waits for which of the peer's messages."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from negd.errors import PeerError
+from negd.interfaces import IPeerLink, IPeerListener
+from negd.nostr.messages import (
+    Challenge,
+    Closed,
+    Delivered,
+    Eose,
+    NegErr,
+    NegMsg,
+    Notice,
+    Ok,
+    RelayMessage,
+    Unrecognised,
+)
+
+_MOST_UNREAD = 20_000
+"""Messages a peer may pile up in one mailbox before it counts as flooding."""
+
+_MOST_UNREADABLE = 100
+
+# What servers without NIP-77 say to a NEG-OPEN, in a NOTICE that names no subscription.
+_REFUSAL = re.compile(
+    r"neg-?(entropy|open)|too many concurrent neg|bad msg|unknown (cmd|message|envelope)"
+    r"|could not parse|unrecogni[sz]ed|unsupported|invalid (message|command)",
+    re.IGNORECASE,
+)
+
+Letter: TypeAlias = Delivered | Eose | Closed | Ok | NegMsg | NegErr | Notice
+
+
+class Mailbox:
+    """Messages for one who waits for them, in order."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._letters: deque[Letter] = deque()
+        self._waiter: Deferred[None] | None = None
+        self._failure: PeerError | None = None
+
+    def put(self, letter: Letter) -> None:
+        """Hand over a message."""
+        if len(self._letters) >= _MOST_UNREAD:
+            self.fail(PeerError("the peer sends more than it was asked for"))
+            return
+        self._letters.append(letter)
+        self._wake()
+
+    def fail(self, error: PeerError) -> None:
+        """Nothing more comes: whoever waits or will wait gets the error."""
+        self._failure = error
+        self._wake()
+
+    async def next(self, seconds: float, awaited: str) -> Letter:
+        """The next message.
+
+        :param awaited: what is waited for, for the error's words.
+        :raises PeerError: nothing came for so many seconds, or the link is lost.
+        """
+        if not self._letters and self._failure is None:
+            self._waiter = Deferred()
+            try:
+                await self._waiter.addTimeout(seconds, self._clock)
+            except TimeoutError:
+                raise PeerError(f"no {awaited} for {seconds:g} s") from None
+            finally:
+                self._waiter = None
+        if self._letters:
+            return self._letters.popleft()
+        assert self._failure is not None
+        raise self._failure
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.called:
+            self._waiter.callback(None)
+
+
+@implementer(IPeerListener)
+class Dialogue:
+    """The listener of one link: sorts messages into the mailboxes of those who wait for them.
+
+    What nobody waits for is dropped: answers after a close, events that were not asked for.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._boxes: dict[str, Mailbox] = {}
+        self._oks: Mailbox | None = None
+        self._negotiation: Mailbox | None = None
+        self._lost: PeerError | None = None
+        self._unreadable = 0
+        self.last_notice = ""
+
+    @contextmanager
+    def subscription(self, name: str) -> Iterator[Mailbox]:
+        """The mailbox of a subscription while the context lasts."""
+        box = self._boxes[name] = self._box()
+        try:
+            yield box
+        finally:
+            del self._boxes[name]
+
+    @contextmanager
+    def negotiation(self, name: str) -> Iterator[Mailbox]:
+        """As :meth:`subscription`; refusals that name no subscription come here too."""
+        with self.subscription(name) as box:
+            self._negotiation = box
+            try:
+                yield box
+            finally:
+                self._negotiation = None
+
+    @contextmanager
+    def oks(self) -> Iterator[Mailbox]:
+        """The mailbox of all ``OK`` answers while the context lasts."""
+        box = self._oks = self._box()
+        try:
+            yield box
+        finally:
+            self._oks = None
+
+    def _box(self) -> Mailbox:
+        box = Mailbox(self._clock)
+        if self._lost is not None:
+            box.fail(self._lost)
+        return box
+
+    def received(self, message: RelayMessage) -> None:
+        """See :meth:`IPeerListener.received`."""
+        if isinstance(message, Notice):
+            self.last_notice = message.text
+            if self._negotiation is not None and _REFUSAL.search(message.text):
+                self._negotiation.put(message)
+        elif isinstance(message, Ok):
+            if self._oks is not None:
+                self._oks.put(message)
+        elif isinstance(message, NegErr) and not message.subscription:
+            if self._negotiation is not None:
+                self._negotiation.put(message)
+        elif not isinstance(message, Challenge | Unrecognised):
+            box = self._boxes.get(message.subscription)
+            if box is not None:
+                box.put(message)
+
+    def unreadable(self, text: str) -> None:
+        """See :meth:`IPeerListener.unreadable`. A few are ignored, many end the dialogue."""
+        self._unreadable += 1
+        if self._unreadable > _MOST_UNREADABLE:
+            self.lost(f"the peer keeps sending what cannot be read: {text}")
+
+    def lost(self, reason: str) -> None:
+        """See :meth:`IPeerListener.lost`."""
+        self._lost = self._lost or PeerError(reason)
+        boxes = list(self._boxes.values())
+        if self._oks is not None:
+            boxes.append(self._oks)
+        for box in boxes:
+            box.fail(self._lost)
+
+
+@contextmanager
+def hanging_up(link: IPeerLink) -> Iterator[IPeerLink]:
+    """Close the link when the context ends, however it ends."""
+    try:
+        yield link
+    finally:
+        link.close()

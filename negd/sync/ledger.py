@@ -1,0 +1,70 @@
+"""Why ids stay different with one peer, so that they are not tried again at every sync.
+
+Consulted before a fetch and a push; never left out of a fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from negd.interfaces import IPeerBook, LedgerEntry, Residue
+
+_WRITE_AT = 1000
+_MOST_DOUBLINGS = 6
+
+
+class Ledger:
+    """One peer's ledger during one run; written to the peer book in few commits.
+
+    :param book: None where the peer is not listed: nothing is looked up or kept then.
+    :param retry: seconds after which a difference is tried again, doubled by every try in vain.
+    """
+
+    def __init__(self, book: IPeerBook | None, url: str, clock: IReactorTime, retry: float) -> None:
+        self._book = book
+        self._url = url
+        self._clock = clock
+        self._retry = retry
+        self._retried: dict[bytes, LedgerEntry] = {}
+        self._entries: dict[bytes, LedgerEntry] = {}
+        self._settled: list[bytes] = []
+
+    async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Those of the ids that are to be tried now, in order."""
+        if self._book is None or not ids:
+            return list(ids)
+        entries = await self._book.ledger(self._url, ids)
+        now = self._clock.seconds()
+        self._retried.update(
+            (event_id, entry) for event_id, entry in entries.items() if entry.retry_at <= now
+        )
+        return [i for i in ids if i not in entries or entries[i].retry_at <= now]
+
+    def note(self, event_id: bytes, residue: Residue, text: str) -> None:
+        """A try was in vain, and this is why."""
+        if self._book is None:
+            return
+        earlier = self._retried.pop(event_id, None)
+        tries = 1 if earlier is None else earlier.tries + 1
+        wait = self._retry * 2 ** min(tries - 1, _MOST_DOUBLINGS)
+        self._entries[event_id] = LedgerEntry(
+            residue, text[:200], tries, self._clock.seconds() + wait
+        )
+
+    def settle(self, event_id: bytes) -> None:
+        """The event has moved: nothing is left to explain."""
+        if self._retried.pop(event_id, None) is not None:
+            self._settled.append(event_id)
+
+    async def write(self, at_least: int = _WRITE_AT) -> None:
+        """Hand what was noted to the peer book, once there is enough of it.
+
+        :raises negd.errors.StorageError: it could not be written.
+        """
+        if self._book is None or len(self._entries) + len(self._settled) < max(at_least, 1):
+            return
+        entries, self._entries = self._entries, {}
+        settled, self._settled = self._settled, []
+        await self._book.write_ledger(self._url, entries, settled)

@@ -1,0 +1,107 @@
+"""Pushing events: a window of EVENTs whose OKs are counted (NIP-01)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from negd.interfaces import IEventStore, IPeerLink, Residue
+from negd.nostr.messages import Ok, encode_publish
+from negd.settings import SyncSettings
+from negd.sync.dialogue import Dialogue, Mailbox
+from negd.sync.differences import Differences
+from negd.sync.ledger import Ledger
+
+
+class Upload:
+    """Takes ids that the peer lacks until there are no more, and sends it their events.
+
+    At most ``upload_window`` events are unanswered at a time: a relay that drops what it cannot
+    queue would otherwise lose some in silence.
+
+    :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    """
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        link: IPeerLink,
+        haves: Differences,
+        store: IEventStore,
+        ledger: Ledger,
+        settings: SyncSettings,
+        moved: Callable[..., None],
+    ) -> None:
+        self._dialogue = dialogue
+        self._link = link
+        self._haves = haves
+        self._store = store
+        self._ledger = ledger
+        self._settings = settings
+        self._moved = moved
+        self._ready: list[tuple[bytes, bytes]] = []
+        self._unanswered: set[bytes] = set()
+
+    async def run(self) -> None:
+        """Push until the haves are finished and every event sent is answered.
+
+        :raises negd.errors.PeerError: the peer fell silent or the link is lost.
+        :raises negd.errors.StorageError: the events could not be read.
+        """
+        with self._dialogue.oks() as box:
+            while await self._load():
+                await self._send()
+                if self._unanswered:
+                    await self._settle(box)
+
+    async def _load(self) -> bool:
+        """Have events ready to send, waiting for ids only when no OK is due; false at the end."""
+        while not self._ready:
+            most = self._settings.upload_window
+            ids = self._haves.take_ready(most)
+            if not ids and self._unanswered:
+                return True
+            ids = ids or await self._haves.take(most)
+            if not ids:
+                return False
+            await self._read(ids)
+        return True
+
+    async def _read(self, ids: list[bytes]) -> None:
+        wanted = await self._ledger.unexplained(ids)
+        if len(wanted) < len(ids):
+            self._moved(explained=len(ids) - len(wanted))
+        events = await self._store.fetch(wanted)
+        # What is gone since the snapshot was replaced or deleted: no difference any more.
+        self._ready.extend((i, events[i]) for i in wanted if i in events)
+
+    async def _send(self) -> None:
+        room = self._settings.upload_window - len(self._unanswered)
+        sending, self._ready = self._ready[:room], self._ready[room:]
+        for event_id, event_json in sending:
+            self._unanswered.add(event_id)
+            self._link.send(encode_publish(event_json))
+        await self._link.drained()
+
+    async def _settle(self, box: Mailbox) -> None:
+        """Account for the next OK."""
+        letter = await box.next(self._settings.answer, "OK for an event")
+        if not isinstance(letter, Ok):
+            return
+        event_id = _id_of(letter)
+        if event_id not in self._unanswered:
+            return
+        self._unanswered.discard(event_id)
+        if letter.accepted or letter.text.startswith("duplicate:"):
+            self._moved(sent=1)
+            self._ledger.settle(event_id)
+        else:
+            self._moved(rejected=1)
+            self._ledger.note(event_id, Residue.THEIRS_REJECTED, letter.text)
+        await self._ledger.write()
+
+
+def _id_of(letter: Ok) -> bytes:
+    try:
+        return bytes.fromhex(letter.event_id)
+    except ValueError:
+        return b""
