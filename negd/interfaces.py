@@ -315,9 +315,7 @@ class SessionInfo:
 class ISessions(Interface):
     """Reconciliations with clients, whichever way they came; keyed (connection, subscription)."""
 
-    async def open(
-        connection: str, subscription: str, wanted: Filter, message: bytes
-    ) -> Step:
+    async def open(connection: str, subscription: str, wanted: Filter, message: bytes) -> Step:
         """Start a session on a snapshot and answer its first message; replaces a live one.
 
         :raises negd.errors.NegdError: its ``answer`` is for ``NEG-ERR``; the session is gone.
@@ -469,3 +467,12 @@ class IPeerSync(Interface):
         :raises negd.errors.LimitReached: a sync with this peer is already running.
         :raises negd.errors.PeerError: the run failed; what was stored by then is kept.
         """
+
+    def resume_background() -> None:  # type: ignore[misc]
+        """Sync with the listed peers at once where due, and at their intervals; may be on."""
+
+    def pause_background() -> None:  # type: ignore[misc]
+        """Start no more syncs by itself; what runs goes on, what is asked for is done."""
+
+    def active() -> bool:  # type: ignore[misc]
+        """Whether syncs with the listed peers start by themselves."""

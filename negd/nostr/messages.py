@@ -145,9 +145,7 @@ class Unrecognised(_Message, frozen=True):
 
 
 ClientMessage = Publish | Request | Close | Auth | NegOpen | NegMsg | NegClose
-RelayMessage = (
-    Delivered | Ok | Eose | Closed | Notice | Challenge | NegMsg | NegErr | Unrecognised
-)
+RelayMessage = Delivered | Ok | Eose | Closed | Notice | Challenge | NegMsg | NegErr | Unrecognised
 
 M = TypeVar("M")
 
@@ -264,9 +262,7 @@ def _text(parts: list[msgspec.Raw], index: int) -> str:
 
 
 def _ok(parts: list[msgspec.Raw]) -> Ok:
-    return Ok(
-        _string.decode(parts[1]), msgspec.json.decode(parts[2], type=bool), _text(parts, 3)
-    )
+    return Ok(_string.decode(parts[1]), msgspec.json.decode(parts[2], type=bool), _text(parts, 3))
 
 
 def _neg_msg(parts: list[msgspec.Raw]) -> NegMsg:

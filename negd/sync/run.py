@@ -115,9 +115,7 @@ class SyncRun:
     def _upload(self, dialogue: Dialogue, link: IPeerLink) -> Upload:
         node = self._node
         haves = self._haves if self._direction is not Direction.DOWN else _nothing()
-        return Upload(
-            dialogue, link, haves, node.store, self._ledger, node.settings, self._moved
-        )
+        return Upload(dialogue, link, haves, node.store, self._ledger, node.settings, self._moved)
 
     def _found(self, step: Step) -> int:
         """Put a round's differences in line; how many were new."""

@@ -113,9 +113,7 @@ class SessionTable:
     def sessions(self) -> list[SessionInfo]:
         """See :meth:`ISessions.sessions`."""
         return [
-            SessionInfo(
-                connection, subscription, held.created_at, held.last_activity, held.rounds
-            )
+            SessionInfo(connection, subscription, held.created_at, held.last_activity, held.rounds)
             for (connection, subscription), held in self._table.items()
         ]
 

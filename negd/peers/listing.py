@@ -1,0 +1,43 @@
+"""How one peer is to be kept equal: what a ``[[peer]]`` of the configuration says, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from negd.errors import ConfigError, RemoteError
+from negd.interfaces import Direction
+from negd.nostr import filter as filters
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.peers.urls import canonical
+from negd.settings import PeerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """:ivar url: canonical. :ivar interval: seconds between syncs; None takes the common one."""
+
+    url: str
+    direction: Direction = Direction.BOTH
+    wanted: Filter = EVERYTHING
+    interval: float | None = None
+
+    def narrowed(self, wanted: Filter) -> Filter:
+        """What a sync on demand is about: a filter of its own, or the peer's with its ``since``."""
+        if replace(wanted, since=None) == EVERYTHING:
+            return self.wanted.since_at_least(wanted.since)
+        return wanted
+
+
+def listing_of(settings: PeerSettings) -> Listing:
+    """The listing that a ``[[peer]]`` describes.
+
+    :raises ConfigError: its URL or its filter is wrong.
+    """
+    try:
+        wanted = filters.from_json(settings.filter)
+    except RemoteError as error:
+        where = f"peer {settings.url!r}: filter {settings.filter}"
+        raise ConfigError(f"{where}: {error.text}") from None
+    return Listing(
+        canonical(settings.url), Direction(settings.direction), wanted, settings.interval
+    )

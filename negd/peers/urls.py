@@ -1,0 +1,44 @@
+"""Relay URLs in one canonical form, so that a peer is listed once."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from negd.errors import ConfigError
+
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+
+
+def canonical(url: str) -> str:
+    """The canonical form of a relay's URL; a bare host, with or without port, is taken as wss.
+
+    Scheme and host in lower case, no default port, no trailing slash, no fragment.
+
+    :raises ConfigError: it is not the URL of a relay.
+    """
+    text = url.strip()
+    if "://" not in text:
+        text = f"wss://{text}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _wrong(url, str(error)) from None
+    if parts.scheme.lower() not in _DEFAULT_PORTS:
+        raise _wrong(url, f"scheme {parts.scheme!r}")
+    if not host or any(c.isspace() or ord(c) < 32 for c in text):
+        raise _wrong(url, "no host" if not host else "white space in it")
+    if parts.username is not None or parts.password is not None:
+        raise _wrong(url, "a user name or password in it")
+    return _join(parts, parts.scheme.lower(), host, port)
+
+
+def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    if port is not None and port != _DEFAULT_PORTS[scheme]:
+        shown = f"{shown}:{port}"
+    return urlunsplit((scheme, shown, parts.path.rstrip("/"), parts.query, ""))
+
+
+def _wrong(url: str, why: str) -> ConfigError:
+    return ConfigError(f"peer {url[:200]!r}: expected ws://HOST[:PORT] or wss://HOST ({why})")
