@@ -449,6 +449,24 @@ class IPeerSync(Interface):
     def states() -> dict[str, PeerState]:
         """The state of every listed peer and every other that is being synced."""
 
+    def state(url: str) -> PeerState | None:
+        """The state of one of those, by a URL in any spelling; None for an unknown one.
+
+        :raises negd.errors.ConfigError: not a relay's URL.
+        """
+
+    def active() -> bool:
+        """Whether syncs start by themselves: at start, at intervals, after failures."""
+
+    def resume_background() -> None:
+        """Let syncs start by themselves; calling this twice is no error."""
+
+    def pause_background() -> None:
+        """Let no further sync start by itself; one that runs goes on, ``sync`` still works.
+
+        Calling this twice is no error.
+        """
+
     async def trigger(url: str | None, wanted: Filter) -> None:
         """Start a sync with a peer, or with all; returns when it is under way or in line.
 
