@@ -1,0 +1,1 @@
+"""Public fakes and pumps, for tests of negd and of what is built on it."""
