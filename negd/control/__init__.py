@@ -1,0 +1,1 @@
+"""The gRPC control service: for relays that delegate NIP-77, and for the operator."""
