@@ -485,12 +485,3 @@ class IPeerSync(Interface):
         :raises negd.errors.LimitReached: a sync with this peer is already running.
         :raises negd.errors.PeerError: the run failed; what was stored by then is kept.
         """
-
-    def resume_background() -> None:  # type: ignore[misc]
-        """Sync with the listed peers at once where due, and at their intervals; may be on."""
-
-    def pause_background() -> None:  # type: ignore[misc]
-        """Start no more syncs by itself; what runs goes on, what is asked for is done."""
-
-    def active() -> bool:  # type: ignore[misc]
-        """Whether syncs with the listed peers start by themselves."""

@@ -136,6 +136,11 @@ class Roster:
         """See :meth:`IPeerSync.states`."""
         return {url: peer.state for url, peer in sorted(self._peers.items())}
 
+    def state(self, url: str) -> PeerState | None:
+        """See :meth:`IPeerSync.state`."""
+        peer = self._peers.get(canonical(url))
+        return None if peer is None else peer.state
+
     # --- syncs ----------------------------------------------------------------------------------
 
     async def trigger(self, url: str | None, wanted: Filter) -> None:
