@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=1)]
-Bytes = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
-FrameBytes = Annotated[int, Meta(ge=4096)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Bytes = Annotated[int, Meta(ge=1, le=2**62)]
+MessageBytes = Annotated[int, Meta(ge=4096, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+FrameBytes = Annotated[int, Meta(ge=4096, le=2**31 - 1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -43,7 +44,7 @@ class EndpointSettings(Section, frozen=True):
 
     listen: tuple[str, ...] = ("tcp:7777:interface=127.0.0.1",)
     max_connections: Count = 1000
-    max_message: Bytes = 1_100_000
+    max_message: MessageBytes = 1_100_000
     max_subscriptions: Count = 64
     max_filters: Count = 16
     max_unanswered: Count = 256
@@ -95,7 +96,7 @@ class ControlSettings(Section, frozen=True):
     address: str = "127.0.0.1:50064"
     workers: Count = 16
     deadline: Seconds = 60.0
-    max_message: Bytes = 16 * 1024 * 1024
+    max_message: MessageBytes = 16 * 1024 * 1024
 
 
 class SyncSettings(Section, frozen=True):
@@ -128,7 +129,7 @@ class SyncSettings(Section, frozen=True):
     first_answer: Seconds = 90.0
     answer: Seconds = 30.0
     connect: Seconds = 20.0
-    max_message: Bytes = 4 * 1024 * 1024
+    max_message: MessageBytes = 4 * 1024 * 1024
     backoff_first: Seconds = 5.0
     backoff_most: Seconds = 3600.0
     jitter: Fraction = 0.2
