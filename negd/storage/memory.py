@@ -31,18 +31,11 @@ from negd.interfaces import (
 )
 from negd.nostr.event import Event, check
 from negd.nostr.filter import Filter
-from negd.nostr.kinds import DELETION, is_ephemeral
-from negd.nostr.lifecycle import (
-    Address,
-    address_of,
-    deletions_of,
-    expiration_of,
-    is_expired,
-    replaces,
-)
+from negd.nostr.lifecycle import Address, address_of, expiration_of, is_expired
 from negd.reconcile import RecordSet
 from negd.storage.ledger import MAX_ENTRIES, surplus
 from negd.storage.order import listing_key
+from negd.storage.rules import take
 from negd.storage.watches import Watches
 
 
@@ -99,7 +92,8 @@ class MemoryStore:
     async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`."""
         self._sweep()
-        outcomes = [self._take(event) for event in events]
+        now = self._clock.seconds()
+        outcomes = [take(self, event, now) for event in events]
         if Outcome.STORED in outcomes:
             self._commits += 1
         for event, outcome in zip(events, outcomes, strict=True):
@@ -107,83 +101,61 @@ class MemoryStore:
                 self._watches.tell(event, event.encode())
         return [Verdict(outcome) for outcome in outcomes]
 
-    def _take(self, event: Event) -> Outcome:
-        outcome = self._judge(event)
-        if outcome is Outcome.STORED:
-            self._insert(event)
-            if event.kind == DELETION:
-                self._obey(event)
-        return outcome
+    def held(self, event_id: bytes) -> Event | None:
+        """See :class:`negd.storage.rules.Shelf`."""
+        stored = self._stored.get(event_id)
+        return None if stored is None else stored.event
 
-    def _judge(self, event: Event) -> Outcome:
-        if is_expired(event, self._clock.seconds()):
-            return Outcome.EXPIRED
-        if is_ephemeral(event.kind):
-            return Outcome.EPHEMERAL
-        if event.id_bytes in self._stored:
-            return Outcome.DUPLICATE
-        if self._is_deleted(event):
-            return Outcome.DELETED
-        holder = self._holder(event)
-        if holder is not None and not replaces(event, holder):
-            return Outcome.SUPERSEDED
-        return Outcome.STORED
+    def holder(self, address: Address) -> Event | None:
+        """See :class:`negd.storage.rules.Shelf`."""
+        event_id = self._holders.get(address)
+        return None if event_id is None else self._stored[event_id].event
 
-    def _is_deleted(self, event: Event) -> bool:
-        if event.kind == DELETION:
+    def insert(self, event: Event) -> bool:
+        """See :class:`negd.storage.rules.Shelf`."""
+        event_id = event.id_bytes
+        if event_id in self._stored:
             return False
-        if (event.id_bytes, event.pubkey) in self._deleted_ids:
-            return True
-        address = address_of(event)
-        return address is not None and event.created_at <= self._deleted_addresses.get(address, -1)
-
-    def _holder(self, event: Event) -> Event | None:
-        address = address_of(event)
-        held = None if address is None else self._holders.get(address)
-        return None if held is None else self._stored[held].event
-
-    def _insert(self, event: Event) -> None:
+        self._stored[event_id] = _Stored(event, event.encode())
+        insort(self._listing, listing_key(event.record))
         address = address_of(event)
         if address is not None:
-            if address in self._holders:
-                self._remove(self._holders[address])
-            self._holders[address] = event.id_bytes
+            self._holders[address] = event_id
         expiration = expiration_of(event)
         if expiration is not None:
-            heappush(self._expiries, (expiration, event.id_bytes))
-        self._stored[event.id_bytes] = _Stored(event, event.encode())
-        insort(self._listing, listing_key(event.record))
+            heappush(self._expiries, (expiration, event_id))
+        return True
 
-    def _remove(self, event_id: bytes) -> None:
-        event = self._stored.pop(event_id).event
+    def remove(self, event: Event) -> None:
+        """See :class:`negd.storage.rules.Shelf`."""
+        del self._stored[event.id_bytes]
         del self._listing[bisect_left(self._listing, listing_key(event.record))]
         address = address_of(event)
         if address is not None:
             del self._holders[address]
 
-    def _obey(self, deletion: Event) -> None:
-        """Do what a deletion asks, now and for events that come later."""
-        asked = deletions_of(deletion)
-        for event_id in asked.ids:
-            self._deleted_ids.add((event_id, deletion.pubkey))
-            held = self._stored.get(event_id)
-            if held is not None and self._is_deleted(held.event):
-                self._remove(event_id)
-        for address in asked.addresses:
-            until = max(deletion.created_at, self._deleted_addresses.get(address, -1))
-            self._deleted_addresses[address] = until
-            holder = self._holders.get(address)
-            if holder is not None and self._is_deleted(self._stored[holder].event):
-                self._remove(holder)
+    def forbid_id(self, event_id: bytes, author: str) -> None:
+        """See :class:`negd.storage.rules.Shelf`."""
+        self._deleted_ids.add((event_id, author))
+
+    def forbid_address(self, address: Address, until: int) -> None:
+        """See :class:`negd.storage.rules.Shelf`."""
+        self._deleted_addresses[address] = max(until, self._deleted_addresses.get(address, -1))
+
+    def is_forbidden(self, event: Event, address: Address | None) -> bool:
+        """See :class:`negd.storage.rules.Shelf`."""
+        if (event.id_bytes, event.pubkey) in self._deleted_ids:
+            return True
+        return address is not None and event.created_at <= self._deleted_addresses.get(address, -1)
 
     def _sweep(self) -> None:
         """Remove what has expired by now."""
         now = self._clock.seconds()
         while self._expiries and self._expiries[0][0] <= now:
             _, event_id = heappop(self._expiries)
-            held = self._stored.get(event_id)
-            if held is not None and is_expired(held.event, now):
-                self._remove(event_id)
+            held = self.held(event_id)
+            if held is not None and is_expired(held, now):
+                self.remove(held)
                 self._commits += 1
 
     # --- reading --------------------------------------------------------------------------------
