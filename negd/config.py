@@ -14,9 +14,11 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from negd.control.address import Address
 from negd.errors import ConfigError
 from negd.nostr import filter as filters
 from negd.nostr.event import is_lower_hex
+from negd.peers.urls import canonical
 from negd.settings import PeerSettings, Section, Settings
 
 _TYPES = {
@@ -92,11 +94,23 @@ def override(
     if control is not None:
         settings = replace(settings, control=replace(settings.control, address=control))
     if peers:
-        listed = {peer.url: peer for peer in settings.peer}
-        chosen = tuple(listed.get(url) or PeerSettings(url=url) for url in dict.fromkeys(peers))
-        settings = replace(settings, peer=chosen)
+        settings = replace(settings, peer=_chosen(settings.peer, peers))
     _check(settings, "command line")
     return settings
+
+
+def _chosen(listed: Sequence[PeerSettings], urls: Sequence[str]) -> tuple[PeerSettings, ...]:
+    """A peer for each of ``urls``; one that is listed as it is listed."""
+    known = {_canonical(peer.url): peer for peer in listed}
+    return tuple(known.get(_canonical(url)) or PeerSettings(url=url) for url in dict.fromkeys(urls))
+
+
+def _canonical(url: str) -> str | None:
+    """The one form of a relay's URL; None where it is no such URL."""
+    try:
+        return canonical(url)
+    except ConfigError:
+        return None
 
 
 def wrong(source: str, key: str, value: object, expected: str) -> ConfigError:
@@ -121,9 +135,12 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
         yield "relay.pubkey", pubkey, "64 lower-case hex digits, or nothing"
     if not _is_address(settings.control.address):
         yield "control.address", settings.control.address, "HOST:PORT or unix:PATH"
+    urls = [_canonical(peer.url) for peer in settings.peer]
     for index, peer in enumerate(settings.peer):
-        if not re.fullmatch(r"(?i)wss?://[^\s/?#]+\S*", peer.url):
+        if urls[index] is None:
             yield f"peer[{index}].url", peer.url, "ws://HOST[:PORT][/PATH] or wss://..."
+        elif urls[index] in urls[:index]:
+            yield f"peer[{index}].url", peer.url, "each peer once"
         try:
             filters.from_json(peer.filter)
         except filters.InvalidFilter as error:
@@ -131,11 +148,11 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
 
 
 def _is_address(text: str) -> bool:
-    """Whether ``text`` is ``HOST:PORT`` (IPv6 in brackets) or ``unix:PATH``."""
-    if text.startswith("unix:"):
-        return len(text) > len("unix:")
-    match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", text)
-    return match is not None and int(match[1]) < 65536
+    try:
+        Address.parse(text)
+    except ConfigError:
+        return False
+    return True
 
 
 # --- what the converter says, in words for the file's author -------------------------------------

@@ -108,6 +108,8 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
         ("peer = {url = 'ws://a'}", "peer = {'url': 'ws://a'}: expected a list"),
         ("[[peer]]", "peer[0].url is missing"),
         ("[[peer]]\nurl = 'http://a'", "peer[0].url = 'http://a': expected ws://HOST"),
+        ("[[peer]]\nurl='ws://u:p@a'", "peer[0].url = 'ws://u:p@a': expected ws://HOST"),
+        ("[[peer]]\nurl='a'\n[[peer]]\nurl='wss://A/'", "peer[1].url = 'wss://A/': expected each"),
         (
             "[[peer]]\nurl = 'ws://a'\n[[peer]]\nurl = 'ws://b'\ndirection = 'sideways'",
             "peer[1].direction = 'sideways': expected a string matching regex '^(up|down|both)$'",
@@ -186,15 +188,15 @@ def test_no_options_leave_the_file_as_it_is() -> None:
 
 def test_a_peer_given_again_keeps_what_the_file_says_of_it() -> None:
     settings = config.parse('[[peer]]\nurl = "ws://a"\ndirection = "up"', "negd.toml")
-    chosen = config.override(settings, peers=["ws://a", "ws://a"])
+    chosen = config.override(settings, peers=["ws://A/", "ws://A/"])
     assert chosen.peer == (PeerSettings(url="ws://a", direction="up"),)
 
 
 def test_a_wrong_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"command line: control.address = 'x': expected HOST"):
         config.override(Settings(), control="x")
-    with pytest.raises(ConfigError, match=r"command line: peer\[0\].url = 'a': expected ws:"):
-        config.override(Settings(), peers=["a"])
+    with pytest.raises(ConfigError, match=r"command line: peer\[0\].url = 'ftp://a': expected ws:"):
+        config.override(Settings(), peers=["ftp://a"])
 
 
 @pytest.mark.parametrize("address", ["h:1", "[::1]:50064", "127.0.0.1:0", "unix:rel/path"])

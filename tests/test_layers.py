@@ -22,7 +22,7 @@ LEVEL_2 = {
 }
 PUBLIC = BELOW_SYNC | {"sync"} | set(LEVEL_2)
 TOP = {
-    "config": BELOW_SYNC,
+    "config": BELOW_SYNC | {"peers", "control"},
     "service": BELOW_SYNC | {"sync"},
     "testing": PUBLIC,
     "demo": BELOW_SYNC,

@@ -1,0 +1,66 @@
+# `make help` lists what can be made. PYTHON chooses the interpreter the environment is made with.
+
+PYTHON ?= python3
+VENV ?= .venv
+STORE ?= lmdb:var
+LISTEN ?= tcp:7777:interface=127.0.0.1
+BIN := $(VENV)/bin
+# An install is as old as the files that say what it needs; a stamp keeps repeated makes quick.
+INSTALLED := $(VENV)/.negd-installed
+TESTABLE := $(VENV)/.negd-testable
+
+.DEFAULT_GOAL := help
+.PHONY: help run test demo lint protos bench news clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+run: $(INSTALLED) ## start the daemon in the foreground, its store in ./var
+	$(BIN)/twistd -n --pidfile= negd --store $(STORE) --listen $(LISTEN) $(OPTIONS)
+
+demo: $(INSTALLED) ## let two daemons on this machine sync a few thousand events
+	@$(BIN)/python -m negd.demo
+
+test: $(TESTABLE) lint ## check style and types, then run every test
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(TESTABLE) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+protos: $(TESTABLE) ## write the generated modules of protos/ anew
+	$(BIN)/python protos/generate.py
+
+bench: $(VENV)/.negd-bench ## measure
+	$(BIN)/python -m benchmarks
+
+news: $(TESTABLE) ## show what the next release would say is new
+	$(BIN)/towncrier build --draft
+
+clean: ## remove the environment and what tools left; ./var stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "negd needs Python 3.11 or newer as '$(PYTHON)': apt-get install python3 python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "negd needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing negd into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.negd-bench: $(INSTALLED)
+	@echo "installing what the benchmarks need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
