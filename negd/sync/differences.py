@@ -21,10 +21,6 @@ class Differences:
         self._finished = False
         self._takers: deque[Deferred[None]] = deque()
 
-    def __len__(self) -> int:
-        """How many distinct ids were found so far."""
-        return len(self._found)
-
     def add(self, ids: Iterable[bytes]) -> int:
         """Put ids in line; how many of them were new."""
         before = len(self._found)

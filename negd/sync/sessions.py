@@ -117,7 +117,9 @@ class SessionTable:
             for (connection, subscription), held in self._table.items()
         ]
 
-    def __len__(self) -> int:
+    @property
+    def live(self) -> int:
+        """How many sessions there are."""
         return len(self._table)
 
     def _begin(self, key: _Key) -> _Session:

@@ -1,0 +1,49 @@
+"""Relay URLs: one spelling each."""
+
+from __future__ import annotations
+
+import pytest
+
+from negd.errors import ConfigError
+from negd.peers.urls import canonical
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("wss://relay.example", "wss://relay.example"),
+        ("WSS://Relay.Example/", "wss://relay.example"),
+        (" wss://relay.example:443/ ", "wss://relay.example"),
+        ("ws://relay.example:80", "ws://relay.example"),
+        ("ws://127.0.0.1:7777/", "ws://127.0.0.1:7777"),
+        ("relay.example", "wss://relay.example"),
+        ("relay.example:8080", "wss://relay.example:8080"),
+        ("wss://relay.example/inbox/?a=B#part", "wss://relay.example/inbox?a=B"),
+        ("ws://[::1]:7777", "ws://[::1]:7777"),
+    ],
+)
+def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
+    assert canonical(given) == expected
+    assert canonical(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "  ",
+        "http://relay.example",
+        "wss://",
+        "wss://:443",
+        "wss://relay.example:port",
+        "wss://relay.example:99999",
+        "wss://user:word@relay.example",
+        "wss://relay .example",
+        "wss://[::1",
+        "wss://relay.exa\nmple",
+        "wss://a\x00b",
+    ],
+)
+def test_what_is_no_relay_is_refused_by_name(given: str) -> None:
+    with pytest.raises(ConfigError, match="expected ws://HOST"):
+        canonical(given)

@@ -1,0 +1,58 @@
+"""The ledger of one run: what is explained is left alone until its time comes."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from negd.interfaces import LedgerEntry, Residue
+from negd.storage.memory import MemoryBook
+from negd.sync.ledger import Ledger
+from negd.testing.links import drive
+
+URL = "wss://peer.example"
+ids = [bytes([n]) * 32 for n in range(4)]
+
+
+def test_a_difference_is_left_alone_and_tried_again_ever_later() -> None:
+    clock, book = Clock(), MemoryBook()
+    waits = []
+    for _ in range(9):
+        ledger = Ledger(book, URL, clock, retry=100)
+        assert drive(clock, ledger.unexplained(ids)) == ids
+        ledger.note(ids[0], Residue.UNFETCHABLE, "not returned")
+        drive(clock, ledger.write(at_least=1))
+        assert drive(clock, Ledger(book, URL, clock, 100).unexplained(ids)) == ids[1:]
+        entry = drive(clock, book.ledger(URL, ids))[ids[0]]
+        waits.append(entry.retry_at - clock.seconds())
+        clock.advance(waits[-1])
+    assert waits == [100, 200, 400, 800, 1600, 3200, 6400, 6400, 6400]
+
+
+def test_a_difference_that_is_gone_is_struck_out() -> None:
+    clock, book = Clock(), MemoryBook()
+    entry = LedgerEntry(Residue.THEIRS_REJECTED, "blocked: no", 3, 0)
+    drive(clock, book.write_ledger(URL, {ids[0]: entry}, []))
+    ledger = Ledger(book, URL, clock, retry=100)
+    drive(clock, ledger.unexplained(ids))
+    ledger.settle(ids[0])
+    ledger.settle(ids[1])
+    drive(clock, ledger.write(at_least=1))
+    assert drive(clock, book.ledger(URL, ids)) == {}
+
+
+def test_few_entries_wait_to_be_written_with_others() -> None:
+    clock, book = Clock(), MemoryBook()
+    ledger = Ledger(book, URL, clock, retry=100)
+    ledger.note(ids[0], Residue.OURS_REJECTED, "x" * 1000)
+    drive(clock, ledger.write())
+    assert drive(clock, book.ledger(URL, ids)) == {}
+    drive(clock, ledger.write(at_least=1))
+    assert len(drive(clock, book.ledger(URL, ids))[ids[0]].text) == 200
+
+
+def test_nothing_is_remembered_of_a_peer_that_is_only_visited() -> None:
+    clock = Clock()
+    ledger = Ledger(None, URL, clock, retry=100)
+    ledger.note(ids[0], Residue.OURS_REJECTED, "x")
+    drive(clock, ledger.write(at_least=1))
+    assert drive(clock, ledger.unexplained(ids)) == ids
