@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from negd.reconcile.chunk import RECORD_SIZE
 from negd.reconcile.reconciler import Initiator, Responder, Step
-from negd.reconcile.records import RECORD_SIZE, RecordSet, pack
+from negd.reconcile.records import RecordSet, pack
 from negd.reconcile.wire import UnsupportedVersion
 
 __all__ = [

@@ -6,30 +6,16 @@ split, how skips are joined, and what happens at a frame size limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from negd.errors import ProtocolViolation
+from negd.reconcile.output import Output
 from negd.reconcile.records import RecordSet
-from negd.reconcile.wire import (
-    END,
-    FINGERPRINT,
-    ID_LIST,
-    ID_SIZE,
-    PROTOCOL_VERSION,
-    SKIP,
-    Bound,
-    BoundEncoder,
-    Range,
-    UnsupportedVersion,
-    decode_ranges,
-    encode_varint,
-    split_ids,
-)
+from negd.reconcile.walk import Walk
+from negd.reconcile.wire import END, PROTOCOL_VERSION, UnsupportedVersion
 
-BUCKETS = 16
 SMALLEST_FRAME_LIMIT = 4096
-_FRAME_MARGIN = 200
-_VERSION = bytes((PROTOCOL_VERSION,))
+
 _VERSION_BYTES = range(0x60, 0x70)
 
 
@@ -65,9 +51,9 @@ class Initiator:
 
     def initiate(self) -> bytes:
         """The first message."""
-        out = _Output(self._records, 0)
+        out = Output(self._records)
         out.split(0, len(self._records), END)
-        self._listed_ids = out.listed_ids
+        self._listed_ids = out.has_id_list
         return out.message()
 
     def reconcile(self, message: bytes) -> Step:
@@ -83,9 +69,8 @@ class Initiator:
         if len(message) == 1 and self._listed_ids:
             # Every list is answered by a list, so this is no end but a refusal to read.
             raise UnsupportedVersion("the peer did not answer the ids we listed", version)
-        walk = _Walk(self._records, self._frame_limit, answers_lists=False)
-        walk.run(decode_ranges(message))
-        self._listed_ids = walk.out.listed_ids
+        walk = _walked(self._records, message, self._frame_limit, answers_lists=False)
+        self._listed_ids = walk.out.has_id_list
         reply = walk.out.message()
         finished = len(reply) == 1
         return Step(None if finished else reply, walk.have, walk.need, finished)
@@ -107,10 +92,15 @@ class Responder:
         :raises ProtocolViolation: it is no negentropy message.
         """
         if _version(message) != PROTOCOL_VERSION:
-            return Step(_VERSION, [], [], complete=False)
-        walk = _Walk(self._records, self._frame_limit, answers_lists=True)
-        walk.run(decode_ranges(message))
+            return Step(bytes((PROTOCOL_VERSION,)), [], [], complete=False)
+        walk = _walked(self._records, message, self._frame_limit, answers_lists=True)
         return Step(walk.out.message(), walk.have, walk.need, not walk.out.has_fingerprint)
+
+
+def _walked(records: RecordSet, message: bytes, frame_limit: int, *, answers_lists: bool) -> Walk:
+    walk = Walk(records, frame_limit, answers_lists=answers_lists)
+    walk.run(message)
+    return walk
 
 
 def _checked_frame_limit(frame_limit: int) -> int:
@@ -125,126 +115,3 @@ def _version(message: bytes) -> int:
     if message[0] not in _VERSION_BYTES:
         raise ProtocolViolation("the first byte is not a protocol version")
     return message[0]
-
-
-@dataclass(slots=True)
-class _Output:
-    """A message being written."""
-
-    records: RecordSet
-    frame_limit: int
-    listed_ids: bool = False
-    has_fingerprint: bool = False
-    size: int = 1
-    _parts: list[bytes] = field(default_factory=lambda: [_VERSION])
-    _bounds: BoundEncoder = field(default_factory=BoundEncoder)
-
-    def message(self) -> bytes:
-        return b"".join(self._parts)
-
-    def exceeds(self, more: int = 0) -> bool:
-        """Whether the frame is full once ``more`` bytes are in it."""
-        return bool(self.frame_limit) and self.size + more > self.frame_limit - _FRAME_MARGIN
-
-    def skip(self, upper: Bound) -> None:
-        self._append(self._bounds.encode(upper) + bytes((SKIP,)))
-
-    def fingerprint(self, lo: int, hi: int, upper: Bound) -> None:
-        self.has_fingerprint = True
-        head = self._bounds.encode(upper) + bytes((FINGERPRINT,))
-        self._append(head + self.records.fingerprint(lo, hi))
-
-    def id_list(self, lo: int, hi: int, upper: Bound) -> None:
-        self.listed_ids = True
-        head = self._bounds.encode(upper) + bytes((ID_LIST,)) + encode_varint(hi - lo)
-        self._append(head + self.records.ids(lo, hi))
-
-    def split(self, lo: int, hi: int, upper: Bound) -> None:
-        """Describe a range by its ids if they are few, else by 16 fingerprints."""
-        if hi - lo < 2 * BUCKETS:
-            self.id_list(lo, hi, upper)
-            return
-        size, larger = divmod(hi - lo, BUCKETS)
-        for bucket in range(BUCKETS):
-            end = lo + size + (bucket < larger)
-            self.fingerprint(lo, end, upper if end == hi else _bound_before(self.records, end))
-            lo = end
-
-    def mark(self) -> tuple[int, int, bool, bool]:
-        return len(self._parts), self.size, self.listed_ids, self.has_fingerprint
-
-    def rewind(self, mark: tuple[int, int, bool, bool]) -> None:
-        """Take back what was written since ``mark``, for END to follow: it needs no difference."""
-        parts, self.size, self.listed_ids, self.has_fingerprint = mark
-        del self._parts[parts:]
-
-    def _append(self, part: bytes) -> None:
-        self._parts.append(part)
-        self.size += len(part)
-
-
-def _bound_before(records: RecordSet, index: int) -> Bound:
-    """The shortest bound that parts the record at ``index`` from the one before it."""
-    before, after = records.record(index - 1), records.record(index)
-    timestamp = int.from_bytes(after[:8], "big")
-    if before[:8] != after[:8]:
-        return Bound(timestamp)
-    at = next(at for at in range(8, 40) if before[at] != after[at])
-    return Bound(timestamp, after[8 : at + 1])
-
-
-class _Walk:
-    """Goes through the ranges of one message and writes the answer to it."""
-
-    def __init__(self, records: RecordSet, frame_limit: int, *, answers_lists: bool) -> None:
-        self.records = records
-        self.out = _Output(records, frame_limit)
-        self.have: list[bytes] = []
-        self.need: list[bytes] = []
-        self._answers_lists = answers_lists
-        self._settled: Bound | None = None
-
-    def run(self, ranges: list[Range]) -> None:
-        lower = 0
-        for upper_bound, mode, payload in ranges:
-            upper = self.records.find(*upper_bound, lower)
-            mark = self.out.mark()
-            if mode == FINGERPRINT and payload != self.records.fingerprint(lower, upper):
-                self._write_skip()
-                self.out.split(lower, upper, upper_bound)
-            elif mode == ID_LIST:
-                self._learn(lower, upper, payload)
-                if self._answers_lists:
-                    upper = self._answer_list(lower, upper, upper_bound)
-                    mark = self.out.mark()
-                else:
-                    self._settled = upper_bound
-            else:
-                self._settled = upper_bound
-            if self.out.exceeds():
-                self.out.rewind(mark)
-                self.out.fingerprint(upper, len(self.records), END)
-                return
-            lower = upper
-
-    def _write_skip(self) -> None:
-        if self._settled is not None:
-            self.out.skip(self._settled)
-            self._settled = None
-
-    def _learn(self, lo: int, hi: int, payload: bytes) -> None:
-        theirs, ours = split_ids(payload), split_ids(self.records.ids(lo, hi))
-        self.have.extend(ours - theirs)
-        self.need.extend(theirs - ours)
-
-    def _answer_list(self, lo: int, hi: int, upper: Bound) -> int:
-        """List our ids of the range, as many as the frame takes; the index where the list ends."""
-        end = lo
-        while end < hi and not self.out.exceeds((end - lo) * ID_SIZE):
-            end += 1
-        self._write_skip()
-        if end < hi:
-            first_left_out = self.records.record(end)
-            upper = Bound(int.from_bytes(first_left_out[:8], "big"), first_left_out[8:])
-        self.out.id_list(lo, end, upper)
-        return end

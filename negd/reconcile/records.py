@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from negd.reconcile.chunk import (
+    KEY,
+    LANES,
+    RECORD_SIZE,
+    Chunk,
+    Indices,
+    Keys,
+    Lanes,
+    Rows,
+    as_keys,
+    as_rows,
+    rechunked,
+)
+from negd.reconcile.varints import encode_varints
 from negd.reconcile.wire import FINGERPRINT_SIZE, ID_SIZE, INFINITY, encode_varint
 
-RECORD_SIZE = 40
-"""``created_at`` as big-endian u64, then the 32-byte id: byte order is protocol order."""
+Records: TypeAlias = bytes | bytearray | memoryview | Rows
+"""Records one after another, or a u8 array of shape (n, 40) or (n * 40,)."""
 
-Bytes2D: TypeAlias = npt.NDArray[np.uint8]
-Records: TypeAlias = bytes | bytearray | memoryview | Bytes2D
-"""Records one after another, or an array of shape (n, 40) or (n * 40,)."""
+_Change: TypeAlias = Callable[[Chunk, Keys], Chunk | Rows]
 
-_KEY = np.dtype("S40")
-_LANES = 8
+_FAST, _COMPACT = 1, 16
+"""Records to one running sum: 64 bytes a record, or 4."""
 
 
 def pack(created_at: int, event_id: bytes) -> bytes:
@@ -37,71 +51,96 @@ def pack(created_at: int, event_id: bytes) -> bytes:
 class RecordSet:
     """Sorted, distinct records. Immutable: a snapshot is a reference.
 
-    Indices count records from the oldest; ranges are half open.
+    Indices count records from the oldest; ranges are half open. A changed set shares with the
+    one it came from every chunk that holds no change.
     """
 
     EMPTY: ClassVar[RecordSet]
 
-    __slots__ = ("_keys", "_records", "_sums")
+    __slots__ = ("_chunks", "_firsts", "_starts", "_stride", "_totals")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, records: Bytes2D) -> None:
-        """Take over sorted, distinct ``records`` of shape (n, 40); use :meth:`from_records`."""
-        self._records = records
-        self._keys = records.reshape(-1).view(_KEY)
-        self._sums = np.zeros((len(records) + 1, _LANES), np.uint64)
-        lanes = np.ascontiguousarray(records[:, 8:]).view("<u4")
-        np.cumsum(lanes, axis=0, dtype=np.uint64, out=self._sums[1:])
+    def __init__(self, chunks: list[Chunk], stride: int) -> None:
+        """Use :meth:`from_records`."""
+        self._chunks = tuple(chunks) or (Chunk(np.empty((0, RECORD_SIZE), np.uint8), stride),)
+        self._stride = stride
+        self._starts = [0, *accumulate(map(len, self._chunks))]
+        self._totals = np.zeros((len(self._starts), LANES), np.uint64)
+        np.cumsum([c.sum_before(len(c)) for c in self._chunks], axis=0, out=self._totals[1:])
+        self._firsts = np.array([bytes(chunk.rows[0]) for chunk in self._chunks[1:]], KEY)
 
     @classmethod
     def from_records(cls, data: Records, *, is_sorted: bool = False) -> RecordSet:
-        """A set of the records in ``data``, in any order and with duplicates unless ``is_sorted``.
+        """A set of the records in ``data``: in any order and with duplicates unless ``is_sorted``.
 
-        :raises ValueError: the size is no multiple of 40, or a timestamp is 2**64-1.
+        The data is copied. About 0.1 us a record if sorted, 0.25 us if not.
+
+        :raises ValueError: the size is no multiple of 40, a timestamp is 2**64-1, or it is not
+            in strictly ascending order though ``is_sorted``.
         """
-        records = _as_array(data)
-        if not is_sorted:
-            keys = np.unique(np.ascontiguousarray(records).reshape(-1).view(_KEY))
-            records = keys.view(np.uint8).reshape(-1, RECORD_SIZE)
-        if len(records) and bytes(records[-1, :8]) == b"\xff" * 8:
+        rows = _as_rows(data)
+        if not _is_ascending(rows):
+            if is_sorted:
+                raise ValueError("records are not sorted and distinct")
+            rows = _sorted_distinct(rows)
+        if len(rows) and (rows[-1, :8] == 0xFF).all():
             raise ValueError("created_at 2**64-1 is reserved")
-        return cls(records)
+        return cls(rechunked([rows], _FAST), _FAST)
+
+    def compacted(self) -> RecordSet:
+        """The same records in 44 bytes each instead of 104, with fingerprints slower to make.
+
+        What is inserted into, deleted from or cut out of a compact set is compact too.
+        """
+        return RecordSet([Chunk(chunk.rows, _COMPACT) for chunk in self._chunks], _COMPACT)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._starts[-1]
 
     def __contains__(self, record: object) -> bool:
         if not isinstance(record, bytes) or len(record) != RECORD_SIZE:
             return False
-        at = int(np.searchsorted(self._keys, np.bytes_(record)))
+        at = self._find(record)
         return at < len(self) and self.record(at) == record
 
     def __iter__(self) -> Iterator[bytes]:
-        data = self._records.tobytes()
-        return (data[at : at + RECORD_SIZE] for at in range(0, len(data), RECORD_SIZE))
+        for chunk in self._chunks:
+            data = chunk.rows.tobytes()
+            yield from (data[at : at + RECORD_SIZE] for at in range(0, len(data), RECORD_SIZE))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RecordSet):
             return NotImplemented
-        return np.array_equal(self._records, other._records)
+        return self is other or np.array_equal(self.to_array(), other.to_array())
 
     def __repr__(self) -> str:
         return f"<RecordSet of {len(self)}>"
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes; what is shared with other sets counts in full."""
+        return sum(chunk.nbytes for chunk in self._chunks)
+
+    # Changed sets.
+
     def insert(self, records: Records) -> RecordSet:
-        """This set and ``records``."""
-        return self.from_records(np.concatenate((self._records, _as_array(records))))
+        """This set and ``records``, which come in any order; known ones are no matter.
+
+        :raises ValueError: as :meth:`from_records`.
+        """
+        return self._changed(records, _with)
 
     def delete(self, records: Records) -> RecordSet:
-        """This set without ``records``; those it does not hold are no matter."""
-        gone = RecordSet.from_records(records)
-        return RecordSet(self._records[~np.isin(self._keys, gone._keys)])
+        """This set without ``records``; unknown ones are no matter."""
+        return self._changed(records, _without)
 
     def window(self, since: int | None, until: int | None) -> RecordSet:
         """The records with ``since <= created_at <= until``; None is no bound."""
         lo = 0 if since is None else self.find(since, b"")
         hi = len(self) if until is None else self.find(until + 1, b"")
-        return RecordSet(self._records[lo : max(lo, hi)])
+        if lo == 0 and hi == len(self):
+            return self
+        return self._of(self._cut(lo, hi))
 
     def newest(self, n: int) -> RecordSet:
         """The ``n`` newest as NIP-01 orders: latest first, in one second the lowest id first."""
@@ -112,22 +151,22 @@ class RecordSet:
         cut = len(self) - n
         second = int.from_bytes(self.record(cut)[:8], "big")
         begin, end = self.find(second, b""), self.find(second + 1, b"")
-        kept = self._records[begin : begin + end - cut], self._records[end:]
-        return RecordSet(np.concatenate(kept))
+        return self._of(self._cut(begin, begin + end - cut) + self._cut(end, len(self)))
+
+    # One at a time.
 
     def find(self, timestamp: int, id_prefix: bytes, lo: int = 0, hi: int | None = None) -> int:
         """Index of the first record in lo..hi not below the bound; ``hi`` if there is none."""
         hi = len(self) if hi is None else hi
-        if timestamp > INFINITY:
+        if timestamp >= INFINITY:
             return hi
         if timestamp < 0:
             return lo
-        key = np.bytes_(timestamp.to_bytes(8, "big") + id_prefix)
-        return lo + int(np.searchsorted(self._keys[lo:hi], key))
+        return max(lo, min(hi, self._find(timestamp.to_bytes(8, "big") + id_prefix)))
 
     def fingerprint(self, lo: int, hi: int) -> bytes:
         """16 bytes: SHA-256 over the sum of the ids mod 2**256 (little-endian) and the count."""
-        lanes = self._sums[hi] - self._sums[lo]
+        lanes = self._sum_before(hi) - self._sum_before(lo)
         even = int.from_bytes(lanes[0::2].tobytes(), "little")
         odd = int.from_bytes(lanes[1::2].tobytes(), "little")
         total = (even + (odd << 32)) % (1 << 256)
@@ -136,27 +175,180 @@ class RecordSet:
 
     def ids(self, lo: int, hi: int) -> bytes:
         """The ids of lo..hi, 32 bytes each, one after another."""
-        return self._records[lo:hi, 8:].tobytes()
+        pieces = [chunk.rows[begin:end, 8:] for chunk, begin, end in self._pieces(lo, hi)]
+        return b"".join(map(Rows.tobytes, pieces))
 
     def record(self, index: int) -> bytes:
         """One 40-byte record."""
-        return bytes(self._records[index])
+        number = self._chunk_of(index)
+        return bytes(self._chunks[number].rows[index - self._starts[number]])
 
-    def to_array(self) -> Bytes2D:
-        """All records, shape (n, 40). May share memory: not to be written to."""
-        return self._records
+    def to_array(self) -> Rows:
+        """All records, shape (n, 40); it may be read-only."""
+        if len(self._chunks) == 1:
+            return self._chunks[0].rows
+        return np.concatenate([chunk.rows for chunk in self._chunks])
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes; what is shared with other sets counts in full."""
-        return self._records.nbytes + self._sums.nbytes
+    # Many at a time: keys and indices are given in ascending order.
+
+    def find_many(self, keys: Keys) -> Indices:
+        """For each key, the index of the first record not below it."""
+        found = np.zeros(len(keys), np.int64)
+        cuts = np.searchsorted(keys, self._firsts)
+        for number, begin, end in _stretches(cuts, len(keys)):
+            local = np.searchsorted(self._chunks[number].keys, keys[begin:end])
+            found[begin:end] = self._starts[number] + local
+        return found
+
+    def rows(self, indices: Indices) -> Rows:
+        """The records at ``indices``, shape (m, 40)."""
+        keys = np.empty(len(indices), KEY)
+        for number, begin, end in self._by_chunk(indices):
+            local = indices[begin:end] - self._starts[number]
+            keys[begin:end] = self._chunks[number].keys[local]
+        return as_rows(keys)
+
+    def fingerprints(self, los: Indices, his: Indices) -> Rows:
+        """The fingerprints of the ranges los[i]..his[i], shape (m, 16)."""
+        return _fingerprints(self._sums_before(his) - self._sums_before(los), his - los)
+
+    def _sums_before(self, indices: Indices) -> Lanes:
+        sums = np.zeros((len(indices), LANES), np.uint64)
+        for number, begin, end in self._by_chunk(indices):
+            local = indices[begin:end] - self._starts[number]
+            sums[begin:end] = self._chunks[number].sums_before(local) + self._totals[number]
+        return sums
+
+    def _by_chunk(self, indices: Indices) -> Iterator[tuple[int, int, int]]:
+        return _stretches(np.searchsorted(indices, self._starts[1:-1]), len(indices))
+
+    def _find(self, key: bytes) -> int:
+        number = int(np.searchsorted(self._firsts, np.bytes_(key), "right"))
+        local = np.searchsorted(self._chunks[number].keys, np.bytes_(key))
+        return self._starts[number] + int(local)
+
+    def _chunk_of(self, index: int) -> int:
+        return bisect_right(self._starts, index, 0, len(self._chunks)) - 1
+
+    def _sum_before(self, index: int) -> Lanes:
+        number = self._chunk_of(index)
+        local = self._chunks[number].sum_before(index - self._starts[number])
+        total: Lanes = self._totals[number] + local
+        return total
+
+    def _pieces(self, lo: int, hi: int) -> Iterator[tuple[Chunk, int, int]]:
+        """The chunks of lo..hi and the part of each that lies in it."""
+        for number in range(self._chunk_of(lo), len(self._chunks)):
+            start, chunk = self._starts[number], self._chunks[number]
+            if start >= hi:
+                break
+            yield chunk, max(lo - start, 0), min(hi - start, len(chunk))
+
+    def _cut(self, lo: int, hi: int) -> list[Chunk | Rows]:
+        """The chunks of lo..hi, and the rows of those it divides."""
+        return [
+            chunk if end - begin == len(chunk) else chunk.rows[begin:end]
+            for chunk, begin, end in self._pieces(lo, hi)
+        ]
+
+    def _changed(
+        self, records: Records, change: Callable[[Chunk, Keys], Chunk | Rows]
+    ) -> RecordSet:
+        rows = _as_rows(records)
+        keys = as_keys(rows if _is_ascending(rows) else _sorted_distinct(rows))
+        if len(keys) and keys[-1][:8] == b"\xff" * 8:
+            raise ValueError("created_at 2**64-1 is reserved")
+        pieces: list[Chunk | Rows] = list(self._chunks)
+        cuts = np.searchsorted(keys, self._firsts)
+        for number, begin, end in _stretches(cuts, len(keys)):
+            pieces[number] = change(self._chunks[number], keys[begin:end])
+        if all(old is new for old, new in zip(self._chunks, pieces, strict=True)):
+            return self
+        return self._of(pieces)
+
+    def _of(self, pieces: list[Chunk | Rows]) -> RecordSet:
+        return RecordSet(rechunked(pieces, self._stride), self._stride)
 
 
-def _as_array(data: Records) -> Bytes2D:
+def _with(chunk: Chunk, keys: Keys) -> Chunk | Rows:
+    places, known = _look_up(chunk, keys)
+    if known.all():
+        return chunk
+    return np.insert(chunk.rows, places[~known], as_rows(keys[~known]), axis=0)
+
+
+def _without(chunk: Chunk, keys: Keys) -> Chunk | Rows:
+    places, known = _look_up(chunk, keys)
+    return np.delete(chunk.rows, places[known], axis=0) if known.any() else chunk
+
+
+def _look_up(chunk: Chunk, keys: Keys) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    """Where each key is or would be, and whether it is there."""
+    places = np.searchsorted(chunk.keys, keys)
+    known = np.zeros(len(keys), np.bool_)
+    inside = places < len(chunk)
+    known[inside] = chunk.keys[places[inside]] == keys[inside]
+    return places, known
+
+
+def _stretches(cuts: Indices, total: int) -> Iterator[tuple[int, int, int]]:
+    """Which of ``total`` sorted items fall to which chunk: (chunk number, begin, end)."""
+    begin = 0
+    for number, end in enumerate([*cuts.tolist(), total]):
+        if end > begin:
+            yield number, begin, end
+        begin = end
+
+
+def _as_rows(data: Records) -> Rows:
     flat = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     if flat.dtype != np.uint8 or flat.size % RECORD_SIZE:
         raise ValueError("records are 40 bytes each")
     return np.ascontiguousarray(flat).reshape(-1, RECORD_SIZE)
 
 
-RecordSet.EMPTY = RecordSet(np.empty((0, RECORD_SIZE), np.uint8))
+def _is_ascending(rows: Rows) -> bool:
+    keys = as_keys(rows)
+    return bool((keys[1:] > keys[:-1]).all())
+
+
+def _sorted_distinct(rows: Rows) -> Rows:
+    keys = as_keys(rows)[np.argsort(_coarse_order(rows))]
+    if not (keys[1:] >= keys[:-1]).all():
+        keys.sort()
+    distinct = np.ones(len(keys), np.bool_)
+    distinct[1:] = keys[1:] != keys[:-1]
+    return as_rows(keys if distinct.all() else keys[distinct])
+
+
+def _coarse_order(rows: Rows) -> npt.NDArray[np.uint64]:
+    """64 bits of each record that nearly always order it: numpy sorts integers much faster.
+
+    The timestamp's distance from the earliest, then as much of the id as there is room for.
+    """
+    heads = np.ascontiguousarray(rows[:, :16]).view(">u8").astype(np.uint64)
+    offsets = heads[:, 0] - heads[:, 0].min()
+    bits = min(max(int(offsets.max()).bit_length(), 1), 63)
+    coarse: npt.NDArray[np.uint64] = offsets << np.uint64(64 - bits)
+    coarse |= heads[:, 1] >> np.uint64(bits)
+    return coarse
+
+
+def _fingerprints(lanes: Lanes, counts: Indices) -> Rows:
+    for lane in range(LANES - 1):
+        lanes[:, lane + 1] += lanes[:, lane] >> np.uint64(32)
+    varints, sizes = encode_varints(counts)
+    hashed = np.concatenate((lanes.astype("<u4").view(np.uint8), varints), axis=1)
+    width = hashed.shape[1]
+    data = hashed.tobytes()
+    begins = np.arange(0, len(data), width)
+    ends = begins + ID_SIZE + sizes
+    sha256 = hashlib.sha256
+    digests = [
+        sha256(data[begin:end]).digest()
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)[:, :FINGERPRINT_SIZE]
+
+
+RecordSet.EMPTY = RecordSet([], _FAST)

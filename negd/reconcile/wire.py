@@ -6,6 +6,7 @@ byte and then ranges; a range is an upper bound (exclusive), a mode and what the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from negd.errors import ProtocolViolation
@@ -66,7 +67,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at ``at`` and the position behind it.
+    """The number that begins at ``at``, and the position behind it.
 
     :raises ProtocolViolation: it is cut short, or does not fit 64 bits.
     """
@@ -74,83 +75,63 @@ def decode_varint(message: bytes, at: int) -> tuple[int, int]:
     for position in range(at, min(at + _LONGEST_VARINT, len(message))):
         byte = message[position]
         value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            if value > INFINITY:
-                break
+        if byte < 0x80 and value <= INFINITY:
             return value, position + 1
     if at + _LONGEST_VARINT > len(message):
         raise ProtocolViolation("message ends inside a number")
     raise ProtocolViolation("number does not fit 64 bits")
 
 
-class BoundEncoder:
-    """Writes the bounds of one message: timestamps go as differences from the one before."""
+def read_ranges(message: bytes) -> Iterator[Range]:
+    """The ranges of a message, behind its version byte, each read when it is asked for.
 
-    def __init__(self) -> None:
-        self._last = 0
-
-    def encode(self, bound: Bound) -> bytes:
-        timestamp, id_prefix = bound
-        if timestamp == INFINITY:
-            self._last = INFINITY
-            head = b"\x00"
-        else:
-            head = encode_varint(timestamp - self._last + 1)
-            self._last = timestamp
-        return head + bytes((len(id_prefix),)) + id_prefix
-
-
-def decode_ranges(message: bytes) -> list[Range]:
-    """The ranges of a whole message, its version byte (not looked at) included.
-
-    :raises ProtocolViolation: anything in it is not as the protocol has it.
+    :raises ProtocolViolation: the next range is not as the protocol has it.
     """
-    ranges: list[Range] = []
     at = 1
     previous = Bound(0)
     while at < len(message):
-        upper, at = _decode_bound(message, at, previous)
+        upper, at = _read_bound(message, at, previous)
         mode, at = decode_varint(message, at)
-        size, at = _payload_size(message, at, mode)
+        size, at = payload_size(message, at, mode)
         if size > len(message) - at:
             raise ProtocolViolation("message ends inside a range")
-        payload = message[at : at + size]
+        yield Range(upper, mode, message[at : at + size])
         at += size
-        if mode == ID_LIST and len(split_ids(payload)) * ID_SIZE != size:
-            raise ProtocolViolation("id listed twice in one range")
-        ranges.append(Range(upper, mode, payload))
         previous = upper
-    return ranges
 
 
-def split_ids(payload: bytes) -> set[bytes]:
-    """The distinct ids in ``payload``, 32 bytes each, as they stand there one after another."""
-    return {payload[at : at + ID_SIZE] for at in range(0, len(payload), ID_SIZE)}
-
-
-def _decode_bound(message: bytes, at: int, previous: Bound) -> tuple[Bound, int]:
+def _read_bound(message: bytes, at: int, previous: Bound) -> tuple[Bound, int]:
     offset, at = decode_varint(message, at)
-    timestamp = previous.timestamp + offset - 1 if offset else INFINITY
-    if timestamp > INFINITY:
-        raise ProtocolViolation("timestamp of a bound does not fit 64 bits")
+    timestamp = next_timestamp(previous.timestamp, offset)
     size, at = decode_varint(message, at)
     if size > ID_SIZE:
         raise ProtocolViolation("id prefix of a bound is longer than 32 bytes")
     if size > len(message) - at:
         raise ProtocolViolation("message ends inside a bound")
     upper = Bound(timestamp, message[at : at + size])
-    if _goes_backwards(previous, upper):
+    if _padded(upper) < _padded(previous):
         raise ProtocolViolation("bounds go backwards")
     return upper, at + size
 
 
-def _goes_backwards(previous: Bound, upper: Bound) -> bool:
-    return upper.timestamp == previous.timestamp and (
-        upper.id_prefix.ljust(ID_SIZE, b"\0") < previous.id_prefix.ljust(ID_SIZE, b"\0")
-    )
+def next_timestamp(previous: int, offset: int) -> int:
+    """The timestamp of a bound, from the one before it and what is written.
+
+    :raises ProtocolViolation: it does not fit 64 bits.
+    """
+    if not offset:
+        return INFINITY
+    timestamp = previous + offset - 1
+    if timestamp > INFINITY:
+        raise ProtocolViolation("timestamp of a bound does not fit 64 bits")
+    return timestamp
 
 
-def _payload_size(message: bytes, at: int, mode: int) -> tuple[int, int]:
+def payload_size(message: bytes, at: int, mode: int) -> tuple[int, int]:
+    """How many bytes a range of ``mode`` carries, and where they begin.
+
+    :raises ProtocolViolation: the mode is unknown, or the count of ids no number.
+    """
     if mode == SKIP:
         return 0, at
     if mode == FINGERPRINT:
@@ -159,3 +140,7 @@ def _payload_size(message: bytes, at: int, mode: int) -> tuple[int, int]:
         count, at = decode_varint(message, at)
         return count * ID_SIZE, at
     raise ProtocolViolation(f"unknown mode {mode}")
+
+
+def _padded(bound: Bound) -> tuple[int, bytes]:
+    return bound.timestamp, bound.id_prefix.ljust(ID_SIZE, b"\0")

@@ -1,0 +1,118 @@
+"""A stretch of sorted records with running sums over their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+RECORD_SIZE = 40
+"""``created_at`` as big-endian u64, then the 32-byte id: byte order is protocol order."""
+
+LANES = 8
+"""An id is added up as eight little-endian u32 lanes, each summed in u64."""
+
+KEY = np.dtype(f"S{RECORD_SIZE}")
+"""numpy compares it as bytes, padded with zeros: the order of the protocol."""
+
+CHUNK = 1 << 14
+"""Records in a chunk as a set is built: what one insert copies, against what a search visits."""
+
+LARGEST_CHUNK = CHUNK * 3 // 2
+
+Rows: TypeAlias = npt.NDArray[np.uint8]
+"""Records, shape (n, 40)."""
+
+Keys: TypeAlias = npt.NDArray[np.bytes_]
+Lanes: TypeAlias = npt.NDArray[np.uint64]
+Indices: TypeAlias = npt.NDArray[np.int64]
+
+
+class Chunk:
+    """Sorted, distinct records, never written to again.
+
+    :ivar rows: the records, shape (n, 40); ``keys`` are the same bytes, shape (n,).
+    :ivar stride: how many records one running sum covers: 1 in the fast form.
+    :ivar sums: shape (n // stride + 1, 8): entry k sums the ids of the first k * stride records.
+    """
+
+    __slots__ = ("keys", "rows", "stride", "sums")
+
+    def __init__(self, rows: Rows, stride: int) -> None:
+        self.rows = rows
+        self.rows.flags.writeable = False
+        self.keys = as_keys(rows)
+        self.stride = stride
+        steps = len(rows) // stride
+        lanes = self._lanes(slice(0, steps * stride))
+        if stride > 1:
+            lanes = lanes.reshape(steps, stride, LANES).sum(axis=1, dtype=np.uint64)
+        self.sums = np.zeros((steps + 1, LANES), np.uint64)
+        np.cumsum(lanes, axis=0, dtype=np.uint64, out=self.sums[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.sums.nbytes
+
+    def sum_before(self, index: int) -> Lanes:
+        """What the ids before ``index`` (0..n) sum up to, shape (8,)."""
+        steps, rest = divmod(index, self.stride)
+        total: Lanes = self.sums[steps]
+        if rest:
+            total = total + self._lanes(slice(index - rest, index)).sum(axis=0, dtype=np.uint64)
+        return total
+
+    def sums_before(self, indices: Indices) -> Lanes:
+        """:meth:`sum_before` of each index, shape (m, 8)."""
+        if self.stride == 1:
+            return self.sums[indices]
+        steps, rest = np.divmod(indices, self.stride)
+        ahead = np.arange(self.stride - 1)
+        rows = np.minimum((steps * self.stride)[:, None] + ahead, len(self) - 1)
+        tail = np.where((ahead < rest[:, None])[:, :, None], self._lanes(rows), np.uint32(0))
+        sums: Lanes = self.sums[steps] + tail.sum(axis=1, dtype=np.uint64)
+        return sums
+
+    def _lanes(self, rows: slice | Indices) -> npt.NDArray[np.uint32]:
+        return self.rows.view("<u4")[rows, 2:]
+
+
+def as_keys(rows: Rows) -> Keys:
+    """Contiguous records as one comparable item each."""
+    return rows.reshape(-1).view(KEY)
+
+
+def as_rows(keys: Keys) -> Rows:
+    return keys.view(np.uint8).reshape(-1, RECORD_SIZE)
+
+
+def rechunked(pieces: Iterable[Chunk | Rows], stride: int) -> list[Chunk]:
+    """Chunks of these consecutive records: small neighbours joined, large ones divided.
+
+    A :class:`Chunk` that is neither stays the object it is.
+    """
+    joined: list[Chunk | Rows] = []
+    for piece in pieces:
+        if joined and len(joined[-1]) + len(piece) <= CHUNK:
+            joined[-1] = np.concatenate((_rows(joined[-1]), _rows(piece)))
+        elif len(piece):
+            joined.append(piece)
+    chunks: list[Chunk] = []
+    for piece in joined:
+        if isinstance(piece, Chunk):
+            chunks.append(piece)
+        elif len(piece) <= LARGEST_CHUNK:
+            chunks.append(Chunk(piece.copy(), stride))
+        else:
+            parts = np.array_split(piece, -(-len(piece) // CHUNK))
+            chunks.extend(Chunk(part.copy(), stride) for part in parts)
+    return chunks
+
+
+def _rows(piece: Chunk | Rows) -> Rows:
+    return piece.rows if isinstance(piece, Chunk) else piece
