@@ -18,6 +18,13 @@ from zope.interface import implementer
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
 from negd.nostr.messages import InvalidMessage, decode_relay
+from negd.settings import EndpointSettings, IntakeSettings, SessionSettings
+from negd.storage.memory import MemoryStore
+from negd.sync.intake import Intake
+from negd.sync.offload import inline
+from negd.sync.sessions import SessionTable
+from negd.websocket.conversation import Backend, Conversation
+from negd.websocket.outgoing import IChannel
 
 T = TypeVar("T")
 
@@ -211,6 +218,58 @@ class ScriptedPeer:
     def lost(self) -> None:
         """See :meth:`MemoryPeer.lost`."""
         self.is_lost = True
+
+
+def memory_backend(
+    clock: IReactorTime, settings: EndpointSettings | None = None, store: MemoryStore | None = None
+) -> Backend:
+    """A whole relay in memory, without threads: real intake and sessions over a memory store."""
+    store = store or MemoryStore(clock)
+    return Backend(
+        Intake(store, IntakeSettings(), inline),
+        store,
+        SessionTable(store, SessionSettings(), clock, inline),
+        settings or EndpointSettings(),
+        clock,
+    )
+
+
+@implementer(IChannel)
+class ConversationPeer:
+    """A :class:`MemoryPeer` that is negd itself: one client's conversation with a relay."""
+
+    _count = 0
+
+    def __init__(self, backend: Backend) -> None:
+        ConversationPeer._count += 1
+        self._conversation = Conversation(f"memory:{self._count}", self, backend)
+
+    def connected(self, end: PeerEnd) -> None:
+        """See :meth:`MemoryPeer.connected`."""
+        self._end = end
+
+    def received(self, text: bytes) -> None:
+        """See :meth:`MemoryPeer.received`."""
+        self._conversation.received(text)
+        self._conversation.end_of_read()
+
+    def lost(self) -> None:
+        """See :meth:`MemoryPeer.lost`."""
+        self._conversation.lost()
+
+    def send(self, text: bytes) -> None:
+        """See :meth:`IChannel.send`."""
+        self._end.send(text)
+
+    def pause(self) -> None:
+        """See :meth:`IChannel.pause`; what was sent already is bounded by the test."""
+
+    def resume(self) -> None:
+        """See :meth:`IChannel.resume`."""
+
+    def abort(self, reason: str) -> None:
+        """See :meth:`IChannel.abort`."""
+        self._end.close(reason)
 
 
 def _turn(clock: IReactorTime) -> Deferred[None]:

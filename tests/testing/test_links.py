@@ -10,8 +10,27 @@ from zope.interface.verify import verifyObject
 
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
-from negd.nostr.messages import Eose, Notice, RelayMessage, encode_eose, encode_notice
-from negd.testing.links import MemoryDialer, ScriptedPeer, drive, settle
+from negd.nostr.filter import EVERYTHING
+from negd.nostr.messages import (
+    Delivered,
+    Eose,
+    Notice,
+    Ok,
+    RelayMessage,
+    encode_eose,
+    encode_notice,
+    encode_publish,
+    encode_request,
+)
+from negd.nostr.signing import Signer
+from negd.testing.links import (
+    ConversationPeer,
+    MemoryDialer,
+    ScriptedPeer,
+    drive,
+    memory_backend,
+    settle,
+)
 
 URL = "ws://peer.example/"
 
@@ -114,3 +133,19 @@ def test_a_cancelled_dial_leaves_nothing_behind() -> None:
     dial.addErrback(lambda _: None)
     dial.cancel()
     assert clock.getDelayedCalls() == []
+
+
+def test_a_peer_can_be_negd_itself() -> None:
+    clock, listener = Clock(), Listener()
+    backend = memory_backend(clock)
+    event = Signer(b"\x01" * 32).sign(created_at=1000)
+    dialer = MemoryDialer({URL: lambda: ConversationPeer(backend)}, clock)
+    link = drive(clock, dialer.dial(URL, listener))
+    link.send(encode_publish(event.encode()))
+    settle(clock)
+    link.send(encode_request("a", [EVERYTHING]))
+    settle(clock)
+    assert listener.messages == [Ok(event.id, True, ""), Delivered("a", event), Eose("a")]
+    link.close()
+    settle(clock)
+    assert listener.reasons == ["closed"]

@@ -1,0 +1,1 @@
+"""Nostr over WebSocket, both ways: the endpoint for clients, and links to peer relays."""
