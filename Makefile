@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.negd-installed
 TESTABLE := $(VENV)/.negd-testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo lint protos bench news clean
+.PHONY: help run test demo lint protos oldest news clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,14 +32,22 @@ lint: $(TESTABLE) ## check style and types
 protos: $(TESTABLE) ## write the generated modules of protos/ anew
 	$(BIN)/python protos/generate.py
 
-bench: $(VENV)/.negd-bench ## measure
-	$(BIN)/python -m benchmarks
+# setup.cfg's lower bounds as exact versions: what a constraints file wants.
+OLDEST = awk '/^install_requires/ {on = 1; next} /^\[/ {on = 0} on && />=/ \
+  {gsub(">=", "=="); gsub(/ |\[.*\]/, ""); print}' setup.cfg
+
+oldest: ## run the tests with the oldest releases that setup.cfg allows
+	@$(MAKE) --no-print-directory VENV=.venv-oldest .venv-oldest/bin/python
+	@$(OLDEST) > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-oldest/oldest.txt --editable '.[test]'
+	.venv-oldest/bin/python -m pytest $(PYTEST)
 
 news: $(TESTABLE) ## show what the next release would say is new
 	$(BIN)/towncrier build --draft
 
 clean: ## remove the environment and what tools left; ./var stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -58,9 +66,4 @@ $(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
 $(TESTABLE): $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@
-
-$(VENV)/.negd-bench: $(INSTALLED)
-	@echo "installing what the benchmarks need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

@@ -18,13 +18,13 @@ class DaemonTests(SynchronousTestCase):
         self.told: list[str] = []
         self.gave_up: list[str] = []
         self.stopped = False
-        self.reactor.stop = self.note_stop
+        self.reactor.stop = self.note_stop  # type: ignore[method-assign]
 
     def note_stop(self) -> None:
         self.stopped = True
 
     def daemon(self, start: Callable[[Undoing], Awaitable[None]]) -> Daemon:
-        daemon = Daemon(start, self.reactor, self.gave_up.append)  # type: ignore[arg-type]
+        daemon = Daemon(start, self.reactor, self.gave_up.append)
         daemon.startService()
         return daemon
 
