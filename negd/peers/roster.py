@@ -106,11 +106,11 @@ class Roster:
         held = self._peers.get(listing.url)
         if held is None:
             held = await self._enlist(listing)
-        elif not held.listed:
+            if self._active:
+                self._schedule(held, 0)
+        elif not held.listed:  # visited just now: its running sync is its first
             held.listed = True
             await self._book.put(listing.url, held.state)
-        if self._active and held.running is None:
-            self._schedule(held, 0)
 
     async def _enlist(self, listing: Listing) -> _Peer:
         if len(self._peers) >= self._settings.max_peers:

@@ -1,0 +1,98 @@
+"""Whole nodes in one process, without sockets: real code on both ends of in-memory links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from negd.interfaces import SyncProgress
+from negd.nostr.event import Event
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.peers.roster import Roster
+from negd.settings import SyncSettings
+from negd.storage.memory import MemoryStorage
+from negd.sync.offload import inline
+from negd.sync.run import Node
+from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
+
+
+class MemoryNode:
+    """A node with a memory store: it serves links, and syncs with others of the same dialer.
+
+    :ivar served: every link served, in order.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        dialer: MemoryDialer,
+        clock: Clock,
+        settings: SyncSettings | None = None,
+    ) -> None:
+        self.url = url
+        self.clock = clock
+        self.storage = MemoryStorage(clock)
+        self.backend = memory_backend(clock, store=self.storage.events)
+        self.served: list[ConversationPeer] = []
+        dialer.peers[url] = self.serve
+        self.parts = Node(
+            self.backend.store,
+            self.backend.intake,
+            dialer,
+            settings or SyncSettings(),
+            clock,
+            inline,
+        )
+        self.roster = Roster(self.parts, self.storage.book, Random(url))
+
+    def serve(self) -> ConversationPeer:
+        """A new link's far end."""
+        link = ConversationPeer(self.backend)
+        self.served.append(link)
+        return link
+
+    def hold(self, events: Sequence[Event]) -> None:
+        """Store events, as if a client had published them."""
+        drive(self.clock, self.backend.intake.submit(events))
+
+    def held(self, wanted: Filter = EVERYTHING) -> set[bytes]:
+        """The ids stored."""
+        records = drive(self.clock, self.storage.events.snapshot(wanted))
+        return {record[8:] for record in records}
+
+    def sync(
+        self,
+        url: str,
+        wanted: Filter = EVERYTHING,
+        progress: Callable[[SyncProgress], None] = lambda _: None,
+    ) -> SyncProgress:
+        """Sync to the end, without time passing."""
+        return drive(self.clock, self.roster.sync(url, wanted, progress))
+
+
+OURS, THEIRS = "ws://ours.example", "ws://theirs.example"
+
+
+class World:
+    """Two nodes, :data:`OURS` and :data:`THEIRS`, and whatever else the dialer is given."""
+
+    def __init__(self, sync: SyncSettings | None = None) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.dialer = MemoryDialer({}, self.clock)
+        self.ours = MemoryNode(OURS, self.dialer, self.clock, sync)
+        self.theirs = MemoryNode(THEIRS, self.dialer, self.clock)
+
+
+def failure_of(done: Deferred[Any]) -> Exception:
+    """The exception that a Deferred has failed with; it counts as handled."""
+    found: list[Failure] = []
+    done.addErrback(found.append)
+    assert found, "it has not failed"
+    assert isinstance(found[0].value, Exception)
+    return found[0].value

@@ -1,0 +1,163 @@
+"""The roster: when peers are synced, what is remembered of it, and how it is steered."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface.verify import verifyObject
+
+from negd.errors import LimitReached, PeerError
+from negd.interfaces import Direction, IPeerSync, SyncProgress
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.signing import Signer
+from negd.peers.listing import Listing
+from negd.settings import SyncSettings
+from negd.testing.links import ScriptedPeer, drive, settle
+from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
+
+alice = Signer(b"\x01" * 32)
+events = [alice.sign(created_at=1000 + n // 3, kind=1 + n % 2, content=str(n)) for n in range(200)]
+ids = [event.id_bytes for event in events]
+
+
+def test_it_is_a_peer_sync() -> None:
+    verifyObject(IPeerSync, World().ours.roster)
+
+
+def test_two_syncs_with_one_peer_do_not_run_at_once() -> None:
+    world = World()
+    world.theirs.hold(events)
+    roster = world.ours.roster
+    first = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    second = Deferred.fromCoroutine(roster.sync("WS://theirs.example/", EVERYTHING, lambda _: None))
+    assert isinstance(failure_of(second), LimitReached)
+    settle(world.clock)
+    assert first.called
+    assert world.ours.held() == set(ids)
+
+
+def test_a_visited_peer_is_not_listed_and_leaves_no_trace() -> None:
+    world = World()
+    world.ours.sync(THEIRS)
+    assert world.ours.roster.peers() == []
+    assert world.ours.roster.states() == {}
+    assert drive(world.clock, world.ours.storage.book.peers()) == {}
+
+
+def test_listed_peers_are_synced_at_start_and_at_every_interval() -> None:
+    world = World(SyncSettings(interval=600, jitter=0))
+    world.theirs.hold(events[:10])
+    drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:10])
+    world.theirs.hold(events[10:20])
+    world.clock.advance(599)
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:10])
+    world.clock.advance(1)
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:20])
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert (state.last_sync, state.events_synced) == (int(world.clock.seconds()), 20)
+    drive(world.clock, world.ours.roster.stop())
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_failures_count_up_back_off_survive_a_restart_and_reset() -> None:
+    world = World(SyncSettings(jitter=0, backoff_first=5, backoff_most=30))
+    served = world.dialer.peers[THEIRS]
+    world.dialer.peers[THEIRS] = PeerError("connection refused")
+    drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
+    waits = []
+    for failures in range(1, 6):
+        settle(world.clock)
+        state = world.ours.roster.state(THEIRS)
+        assert state is not None
+        assert (state.consecutive_failures, state.status.value) == (failures, "error")
+        assert state.last_error == "connection refused"
+        waits.append(state.next_sync - world.clock.seconds())
+        if failures < 5:
+            world.clock.advance(waits[-1])
+    assert waits == [5, 10, 20, 30, 30]
+    drive(world.clock, world.ours.roster.stop())
+    reborn = MemoryNode(OURS, world.dialer, world.clock, SyncSettings(jitter=0))
+    reborn.roster._book = world.ours.storage.book
+    drive(world.clock, reborn.roster.start([]))
+    settle(world.clock)
+    state = reborn.roster.state(THEIRS)
+    assert state is not None
+    assert state.consecutive_failures == 5
+    world.dialer.peers[THEIRS] = served
+    world.clock.advance(30)
+    settle(world.clock)
+    state = reborn.roster.state(THEIRS)
+    assert state is not None
+    assert (state.consecutive_failures, state.status.value, state.last_error) == (0, "idle", "")
+
+
+def test_removing_a_peer_stops_its_sync_and_forgets_it() -> None:
+    world = World(SyncSettings(fetch_batch=10))
+    world.theirs.hold(events)
+    drive(world.clock, world.ours.roster.start([]))
+    drive(world.clock, world.ours.roster.add(THEIRS))
+    drive(world.clock, world.ours.roster.add(THEIRS))
+    assert world.ours.roster.peers() == [THEIRS]
+    more = [alice.sign(created_at=9000 + n) for n in range(100)]
+    world.theirs.hold(more)
+    removed: list[Deferred[None]] = []
+
+    def remove(progress: SyncProgress) -> None:
+        if progress.fetched and not removed:
+            removed.append(Deferred.fromCoroutine(world.ours.roster.remove(THEIRS)))
+
+    running = Deferred.fromCoroutine(world.ours.roster.sync(THEIRS, EVERYTHING, remove))
+    settle(world.clock)
+    assert isinstance(failure_of(running), CancelledError)
+    assert removed[0].called
+    assert world.ours.roster.peers() == []
+    assert drive(world.clock, world.ours.storage.book.peers()) == {}
+    world.clock.advance(10_000)
+    settle(world.clock)
+    assert len(world.dialer.links) == 2
+
+
+def test_pausing_stops_syncs_by_themselves_but_not_on_demand() -> None:
+    world = World()
+    roster = world.ours.roster
+    drive(world.clock, roster.start([Listing(THEIRS)]))
+    roster.pause_background()
+    world.theirs.hold(events[:5])
+    world.clock.advance(10_000)
+    settle(world.clock)
+    assert (roster.active(), world.ours.held()) == (False, set())
+    drive(world.clock, roster.trigger(None, EVERYTHING))
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:5])
+    world.theirs.hold(events[5:10])
+    roster.resume_background()
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:10])
+
+
+def test_a_triggered_sync_keeps_to_its_filter() -> None:
+    world = World()
+    world.theirs.hold(events[:30])
+    roster = world.ours.roster
+    drive(world.clock, roster.start([Listing(THEIRS, Direction.BOTH, Filter.build(kinds=[9]))]))
+    settle(world.clock)
+    assert world.ours.held() == set()
+    drive(world.clock, roster.trigger(THEIRS, Filter.build(kinds=[2])))
+    settle(world.clock)
+    assert world.ours.held() == {e.id_bytes for e in events[:30] if e.kind == 2}
+
+
+def test_no_more_than_so_many_syncs_run_at_once() -> None:
+    world = World(SyncSettings(concurrent=2))
+    urls = [f"ws://silent{n}.example" for n in range(5)]
+    for url in urls:
+        world.dialer.peers[url] = ScriptedPeer
+    drive(world.clock, world.ours.roster.start([Listing(url) for url in urls]))
+    settle(world.clock)
+    states = world.ours.roster.states().values()
+    assert [state.status.value for state in states].count("syncing") == 2
+    drive(world.clock, world.ours.roster.stop())

@@ -1,0 +1,402 @@
+"""Syncs between real nodes over in-memory links, and with peers that misbehave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from negd.errors import PeerError, ProtocolViolation
+from negd.interfaces import Direction, Residue, SyncProgress
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.signing import Signer
+from negd.settings import SyncSettings
+from negd.storage.memory import MemoryBook
+from negd.sync.run import SyncRun
+from negd.testing.links import MemoryDialer, MemoryPeer, ScriptedPeer, drive, settle
+from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
+
+alice = Signer(b"\x01" * 32)
+events = [
+    alice.sign(created_at=1000 + n // 3, kind=1 + n % 2, tags=[["t", str(n % 5)]], content=str(n))
+    for n in range(600)
+]
+ids = [event.id_bytes for event in events]
+
+
+def run(
+    world: World,
+    wanted: Filter = EVERYTHING,
+    direction: Direction = Direction.BOTH,
+    url: str = THEIRS,
+    book: MemoryBook | None = None,
+) -> SyncProgress:
+    """A sync of ours to its end."""
+    sync = SyncRun(world.ours.parts, url, wanted, direction, book, lambda _: None)
+    return drive(world.clock, sync.run())
+
+
+def start(
+    world: World, url: str = THEIRS, report: Callable[[SyncProgress], None] = lambda _: None
+) -> Deferred[SyncProgress]:
+    """A sync of ours that is only begun."""
+    sync = SyncRun(world.ours.parts, url, EVERYTHING, Direction.BOTH, None, report)
+    return Deferred.fromCoroutine(sync.run())
+
+
+def asked_ids(world: World) -> list[str]:
+    """The ids of every REQ on the last link."""
+    sent = [json.loads(text) for text in world.dialer.links[-1].sent]
+    return [event_id for m in sent if m[0] == "REQ" for event_id in m[2]["ids"]]
+
+
+def labels(world: World) -> list[str]:
+    return [json.loads(text)[0] for text in world.dialer.links[-1].sent]
+
+
+def test_both_sides_end_up_with_everything() -> None:
+    world = World()
+    world.ours.hold(events[:400])
+    world.theirs.hold(events[200:])
+    done = run(world)
+    assert world.ours.held() == world.theirs.held() == set(ids)
+    assert (done.have, done.need, done.fetched, done.sent) == (200, 200, 200, 200)
+    assert done.complete
+    assert not (done.rejected or done.refused or done.unfetchable or done.explained)
+    again = run(world)
+    assert (again.have, again.need, again.fetched, again.sent) == (0, 0, 0, 0)
+    assert labels(world) == ["NEG-OPEN", "NEG-CLOSE"]
+
+
+def test_directions() -> None:
+    for direction, ours, theirs in (
+        (Direction.DOWN, ids[:600], ids[200:]),
+        (Direction.UP, ids[:400], ids[:600]),
+    ):
+        world = World()
+        world.ours.hold(events[:400])
+        world.theirs.hold(events[200:])
+        done = run(world, direction=direction)
+        assert world.ours.held() == set(ours)
+        assert world.theirs.held() == set(theirs)
+        assert (done.have, done.need) == (200, 200)
+
+
+def test_a_filter_limits_what_moves() -> None:
+    world = World()
+    world.ours.hold(events[:300])
+    world.theirs.hold(events[300:])
+    wanted = Filter.build(kinds=[1], tags={"t": ["2"]}, since=1010, until=1180)
+    run(world, wanted)
+    matching = {event.id_bytes for event in events if wanted.matches(event)}
+    assert world.ours.held() == set(ids[:300]) | matching
+    assert world.theirs.held() == set(ids[300:]) | matching
+
+
+def test_a_limit_takes_the_newest() -> None:
+    world = World()
+    world.theirs.hold(events)
+    run(world, Filter(limit=30))
+    assert world.ours.held() == {
+        e.id_bytes for e in sorted(events, key=lambda e: (-e.created_at, e.id))[:30]
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([4096, 60_000]), st.integers(1, 9))
+def test_any_two_sets_become_equal(seed: int, frame_limit: int, batch: int) -> None:
+    random = Random(seed)
+    world = World(SyncSettings(frame_limit=frame_limit, fetch_batch=batch, upload_window=batch))
+    shared = random.random()
+    for event in events[:300]:
+        fate = random.random()
+        if fate < shared or fate < (1 + shared) / 2:
+            world.ours.hold([event])
+        if fate < shared or fate >= (1 + shared) / 2:
+            world.theirs.hold([event])
+    run(world)
+    assert world.ours.held() == world.theirs.held() == set(ids[:300])
+
+
+def test_progress_is_told_round_by_round_and_batch_by_batch() -> None:
+    world = World(SyncSettings(fetch_batch=50))
+    world.theirs.hold(events)
+    told: list[SyncProgress] = []
+    done = start(world, report=told.append)
+    settle(world.clock)
+    assert done.called
+    assert {p.round for p in told} == set(range(1, told[-1].round + 1))
+    assert len({p.fetched for p in told}) > 5
+    assert [p.complete for p in told].count(True) == 1
+    assert told[-1].complete
+    assert told[-1].fetched == 600
+
+
+def test_transfers_do_not_wait_for_the_last_round() -> None:
+    world = World(SyncSettings(frame_limit=4096, fetch_batch=20))
+    many = [alice.sign(created_at=n) for n in range(3000)]
+    world.ours.hold(many[::2])
+    world.theirs.hold(many[1::2])
+    assert run(world).fetched == 1500
+    sent = labels(world)
+    last_round = len(sent) - 1 - sent[::-1].index("NEG-MSG")
+    assert sent.index("REQ") < last_round
+    assert sent.index("EVENT") < last_round
+
+
+# --- what each side holds against events --------------------------------------------------------
+
+
+def test_what_we_refuse_is_explained_and_not_fetched_again() -> None:
+    world = World()
+    old, new = (alice.sign(created_at=at, kind=0, content=str(at)) for at in (10, 20))
+    world.ours.hold([new])
+    world.theirs.hold([old])
+    book = MemoryBook()
+    first = run(world, direction=Direction.DOWN, book=book)
+    assert (first.need, first.fetched, first.refused) == (1, 0, 1)
+    (entry,) = drive(world.clock, book.ledger(THEIRS, [old.id_bytes])).values()
+    assert (entry.residue, entry.text) == (Residue.OURS_REJECTED, "replaced: have a newer event")
+    second = run(world, direction=Direction.DOWN, book=book)
+    assert (second.need, second.refused, second.explained) == (1, 0, 1)
+    assert asked_ids(world) == []
+    world.clock.advance(SyncSettings().ledger_retry)
+    assert run(world, direction=Direction.DOWN, book=book).refused == 1
+
+
+def test_what_the_peer_refuses_is_explained_and_not_pushed_again() -> None:
+    world = World()
+    doomed = alice.sign(created_at=10)
+    deletion = alice.sign(created_at=11, kind=5, tags=[["e", doomed.id]])
+    world.ours.hold([doomed, events[0]])
+    world.theirs.hold([deletion])
+    book = MemoryBook()
+    first = run(world, direction=Direction.UP, book=book)
+    assert (first.have, first.sent, first.rejected) == (2, 1, 1)
+    (entry,) = drive(world.clock, book.ledger(THEIRS, [doomed.id_bytes])).values()
+    assert entry.residue is Residue.THEIRS_REJECTED
+    assert entry.text.startswith("deleted:")
+    second = run(world, direction=Direction.UP, book=book)
+    assert (second.sent, second.rejected, second.explained) == (0, 0, 1)
+    assert "EVENT" not in labels(world)
+
+
+def test_an_explained_difference_that_resolves_is_struck_out() -> None:
+    world = World()
+    world.theirs.hold(events[:1])
+    book = MemoryBook()
+    listed = Relay(events[:1], hidden=set(ids[:1]))
+    world.dialer.peers["ws://odd.example"] = listed.link
+    assert run(world, url="ws://odd.example", book=book).unfetchable == 1
+    assert drive(world.clock, book.residues("ws://odd.example")) == {Residue.UNFETCHABLE: 1}
+    listed.hidden.clear()
+    world.clock.advance(SyncSettings().ledger_retry)
+    assert run(world, url="ws://odd.example", book=book).fetched == 1
+    assert drive(world.clock, book.residues("ws://odd.example")) == {}
+
+
+# --- peers that are not like us -----------------------------------------------------------------
+
+
+class Relay:
+    """A relay by hand: its events, and how it departs from the rules."""
+
+    def __init__(self, held: Iterable = (), hidden: set[bytes] | None = None, cap: int = 10**9):  # type: ignore[type-arg]
+        self.clock = Clock()
+        self.node = MemoryNode("ws://inner.example", MemoryDialer({}, self.clock), self.clock)
+        self.node.hold(list(held))
+        self.hidden = hidden or set()
+        self.cap = cap
+        self.largest_request = 0
+
+    def link(self) -> MemoryPeer:
+        answers: list[bytes] = []
+
+        class End:
+            def send(self, text: bytes) -> None:
+                answers.append(text)
+
+            def close(self, reason: str = "") -> None:
+                pass
+
+        inner = self.node.serve()
+        inner.connected(End())  # type: ignore[arg-type]
+
+        def script(text: bytes) -> list[bytes]:
+            inner.received(text)
+            settle(self.clock)
+            said, answers[:] = list(answers), []
+            return self.bent(said)
+
+        return ScriptedPeer(script)
+
+    def bent(self, said: list[bytes]) -> list[bytes]:
+        delivered = 0
+        kept = []
+        for text in said:
+            message = json.loads(text)
+            if message[0] == "EVENT":
+                delivered += 1
+                if delivered > self.cap or bytes.fromhex(message[2]["id"]) in self.hidden:
+                    continue
+            kept.append(text)
+        return kept
+
+
+def test_a_relay_that_caps_its_answers_is_asked_for_the_rest() -> None:
+    world = World()
+    world.dialer.peers["ws://odd.example"] = Relay(events[:300], cap=7).link
+    done = run(world, url="ws://odd.example")
+    assert world.ours.held() == set(ids[:300])
+    assert done.unfetchable == 0
+
+
+def test_ids_that_are_listed_and_never_returned_are_reported() -> None:
+    world = World()
+    world.dialer.peers["ws://odd.example"] = Relay(events[:300], hidden=set(ids[5:15])).link
+    done = run(world, url="ws://odd.example")
+    assert world.ours.held() == set(ids[:5]) | set(ids[15:300])
+    assert (done.fetched, done.unfetchable, done.complete) == (290, 10, True)
+
+
+def scripted(world: World, script: Callable[[list], Iterable[object]]) -> Deferred[SyncProgress]:  # type: ignore[type-arg]
+    """A sync with a peer whose answers a function makes, all in JSON."""
+    peer = ScriptedPeer(lambda text: [json.dumps(a).encode() for a in script(json.loads(text))])
+    world.dialer.peers["ws://odd.example"] = lambda: peer
+    done = start(world, "ws://odd.example")
+    settle(world.clock)
+    return done
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ["NOTICE", "ERROR: bad msg: negentropy disabled"],
+        ["NOTICE", "bad msg: unknown cmd"],
+        ["NOTICE", "negentropy error: something"],
+        ["NOTICE", "too many concurrent NEG requests"],
+        ["NOTICE", "unknown envelope label"],
+        ["NOTICE", "could not parse command"],
+        ["NOTICE", "Unknown message type: NEG-OPEN"],
+        ["NOTICE", "ERROR: negentropy query missing elements"],
+        ["CLOSED", "negd", "auth-required: not for you"],
+        ["NEG-ERR", "negd", "blocked: too many query results", 500000],
+        ["NEG-ERR", "negd", "blocked: too many query results", "many"],
+        ["NEG-ERR", "", "CLOSED"],
+        ["NEG-ERROR", "negd", "PROTOCOL-ERROR"],
+    ],
+)
+def test_a_refusal_is_understood_at_once_and_told_in_the_peers_words(refusal: list[object]) -> None:
+    done = scripted(World(), lambda m: [refusal] if m[0] == "NEG-OPEN" else [])
+    error = failure_of(done)
+    assert isinstance(error, PeerError)
+    assert next(str(word) for word in refusal[1:] if word not in ("", "negd")) in error.text
+
+
+def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
+    world = World()
+    done = scripted(world, lambda m: [["NOTICE", "welcome"], ["AUTH", "x"], ["WHAT"]])
+    peer_end = world.dialer.links[-1]
+    for _ in range(8):
+        world.clock.advance(10)
+        peer_end.deliver(b'["NOTICE","still here"]')
+        settle(world.clock)
+        assert not done.called
+    world.clock.advance(10)
+    settle(world.clock)
+    assert failure_of(done).args == ("no answer to NEG-OPEN for 90 s",)
+
+
+def test_garbage_in_a_negentropy_message_is_the_peers_fault() -> None:
+    done = scripted(World(), lambda m: [["NEG-MSG", "negd", "00ff"]])
+    assert isinstance(failure_of(done), ProtocolViolation)
+
+
+def test_a_peer_that_sends_nothing_readable_is_given_up() -> None:
+    world = World()
+    done = scripted(world, lambda m: [["EVENT", "x", {"id": "bad"}]] * 200)
+    assert "cannot be read" in str(failure_of(done))
+
+
+def test_a_link_lost_in_mid_sync_fails_the_sync_and_keeps_what_was_stored() -> None:
+    world = World(SyncSettings(fetch_batch=20, fetch_in_flight=1))
+    world.theirs.hold(events)
+
+    def cut(progress: SyncProgress) -> None:
+        if progress.fetched == 200:
+            world.theirs.served[-1].abort("network down")
+
+    done = start(world, report=cut)
+    settle(world.clock)
+    assert failure_of(done).args == ("network down",)
+    assert 200 <= len(world.ours.held()) < 600
+    assert run(world).fetched == 600 - 200
+    assert world.ours.held() == set(ids)
+
+
+def test_forged_events_are_not_stored_whoever_sends_them() -> None:
+    world = World()
+    relay = Relay(events[:50])
+    forged = json.loads(events[7].encode()) | {"sig": "0" * 128}
+    altered = json.loads(events[8].encode()) | {"content": "altered"}
+
+    def bend(said: list[bytes]) -> list[bytes]:
+        for n, text in enumerate(said):
+            message = json.loads(text)
+            for bad in (forged, altered):
+                if message[0] == "EVENT" and message[2]["id"] == bad["id"]:
+                    said[n] = json.dumps([*message[:2], bad]).encode()
+        return said
+
+    relay.bent = bend  # type: ignore[method-assign]
+    world.dialer.peers["ws://odd.example"] = relay.link
+    done = run(world, url="ws://odd.example")
+    assert world.ours.held() == set(ids[:50]) - {ids[7], ids[8]}
+    assert (done.fetched, done.refused) == (48, 2)
+
+
+def test_events_that_were_not_asked_for_are_not_stored_and_end_in_a_failure() -> None:
+    world = World()
+    relay = Relay(events[:50])
+    relay.bent = lambda said: [  # type: ignore[method-assign]
+        text
+        for said_text in said
+        for text in (
+            [said_text]
+            if not said_text.startswith(b'["EVENT"')
+            else [
+                b'["EVENT",%s,%s]'
+                % (json.dumps(json.loads(said_text)[1]).encode(), events[100 + n].encode())
+                for n in range(3)
+            ]
+        )
+    ]
+    world.dialer.peers["ws://odd.example"] = relay.link
+    done = start(world, "ws://odd.example")
+    settle(world.clock)
+    assert "not asked for" in str(failure_of(done))
+    assert world.ours.held() == set()
+
+
+def test_cancelling_closes_the_link_and_leaves_nothing_running() -> None:
+    world = World(SyncSettings(fetch_batch=20))
+    world.theirs.hold(events)
+    done: list[Deferred[SyncProgress]] = []
+
+    def cancel(progress: SyncProgress) -> None:
+        if progress.fetched >= 100 and done:
+            done.pop().cancel()
+
+    running = start(world, report=cancel)
+    done.append(running)
+    settle(world.clock)
+    assert isinstance(failure_of(running), CancelledError)
+    assert len(world.ours.held()) < 600
+    assert world.theirs.backend.sessions.sessions() == []
+    assert [c for c in world.clock.getDelayedCalls() if c.active()] == []
