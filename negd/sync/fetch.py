@@ -80,8 +80,7 @@ class Fetch:
     async def _fetch(self, ids: list[bytes]) -> None:
         events, refusal = await self._request(ids)
         verdicts = await self._intake.submit(list(events.values()))
-        for event_id, verdict in zip(events, verdicts, strict=True):
-            self._account(event_id, verdict)
+        self._account(dict(zip(events, verdicts, strict=True)))
         missing = [event_id for event_id in ids if event_id not in events]
         if events:
             self._needs.put_back(missing)  # a cap on events an answer: ask for the rest
@@ -113,14 +112,17 @@ class Fetch:
                     self._link.send(encode_close(name))
                     return events, ""
 
-    def _account(self, event_id: bytes, verdict: Verdict) -> None:
-        if verdict.outcome in _STORED:
-            self._moved(fetched=1)
-            self._ledger.settle(event_id)
-        else:
-            self._moved(refused=1)
-            text = verdict.text or verdict.outcome.value
-            self._ledger.note(event_id, Residue.OURS_REJECTED, text)
+    def _account(self, verdicts: dict[bytes, Verdict]) -> None:
+        stored = 0
+        for event_id, verdict in verdicts.items():
+            if verdict.outcome in _STORED:
+                stored += 1
+                self._ledger.settle(event_id)
+            else:
+                text = verdict.text or verdict.outcome.value
+                self._ledger.note(event_id, Residue.OURS_REJECTED, text)
+        if verdicts:
+            self._moved(fetched=stored, refused=len(verdicts) - stored)
 
     async def _retry(self, ids: list[bytes], refusal: str) -> None:
         """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""
