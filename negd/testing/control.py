@@ -83,12 +83,12 @@ class FakeSync:
         self.url = url
         self.wanted = wanted
         self.progress = SyncProgress(url)
-        self.cancelled = False
+        self.cancelled: Deferred[None] = Deferred()
         self.done: Deferred[SyncProgress] = Deferred(self._cancel)
         self._tell = progress
 
     def _cancel(self, _: Deferred[SyncProgress]) -> None:
-        self.cancelled = True
+        self.cancelled.callback(None)
 
     def tell(self, **more: int) -> None:
         """Count on, and report it."""
@@ -96,8 +96,10 @@ class FakeSync:
         self._tell(self.progress)
 
     def finish(self) -> None:
-        """End well."""
-        self.done.callback(replace(self.progress, complete=True))
+        """Report the last progress, and end well."""
+        self.progress = replace(self.progress, complete=True)
+        self._tell(self.progress)
+        self.done.callback(self.progress)
 
     def fail(self, error: Exception) -> None:
         """End with an error."""
