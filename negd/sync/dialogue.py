@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,18 +25,12 @@ from negd.nostr.messages import (
     RelayMessage,
     Unrecognised,
 )
+from negd.sync.refusals import concerns_negotiation
 
 _MOST_UNREAD = 20_000
 """Messages a peer may pile up in one mailbox before it counts as flooding."""
 
 _MOST_UNREADABLE = 100
-
-# What servers without NIP-77 say to a NEG-OPEN, in a NOTICE that names no subscription.
-_REFUSAL = re.compile(
-    r"neg-?(entropy|open)|too many concurrent neg|bad msg|unknown (cmd|message|envelope)"
-    r"|could not parse|unrecogni[sz]ed|unsupported|invalid (message|command)",
-    re.IGNORECASE,
-)
 
 Letter: TypeAlias = Delivered | Eose | Closed | Ok | NegMsg | NegErr | Notice
 
@@ -142,7 +135,7 @@ class Dialogue:
         """See :meth:`IPeerListener.received`."""
         if isinstance(message, Notice):
             self.last_notice = message.text
-            if self._negotiation is not None and _REFUSAL.search(message.text):
+            if self._negotiation is not None and concerns_negotiation(message):
                 self._negotiation.put(message)
         elif isinstance(message, Ok):
             if self._oks is not None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
+
+from twisted.internet.interfaces import IReactorTime
 
 from negd.errors import PeerError
 from negd.interfaces import IPeerLink
@@ -20,55 +23,85 @@ from negd.reconcile import Initiator, RecordSet, Step
 from negd.settings import SyncSettings
 from negd.sync.dialogue import Dialogue, Letter, Mailbox
 from negd.sync.offload import Offload
-
-_SUBSCRIPTION = "negd"
+from negd.sync.refusals import TooManyRecords, refusal_of
+from negd.sync.windows import split, whole
 
 _MOST_IDLE_ROUNDS = 1000
 """Rounds without a new difference after which a peer leads us nowhere."""
 
+_MOST_SPLITS = 1000
+"""Windows cut into smaller ones in one negotiation."""
 
-async def negotiate(
-    dialogue: Dialogue,
-    link: IPeerLink,
-    wanted: Filter,
-    records: RecordSet,
-    settings: SyncSettings,
-    offload: Offload,
-    found: Callable[[Step], int],
-) -> None:
-    """Reconcile to the end.
 
-    :param records: what we hold of ``wanted``.
+class Negotiation:
+    """Finds the differences with one peer over one link.
+
     :param found: told of each round's step; returns how many of its ids were new.
-    :raises PeerError: the peer refused, broke off, fell silent, or goes on for ever.
-    :raises negd.errors.ProtocolViolation: its message cannot be read.
     """
-    initiator = Initiator(records, settings.frame_limit)
-    opening = await offload(initiator.initiate)
-    with dialogue.negotiation(_SUBSCRIPTION) as box:
-        link.send(encode_neg_open(_SUBSCRIPTION, wanted, opening))
-        answer = await _answer(box, settings.first_answer, "answer to NEG-OPEN")
-        idle = 0
-        while True:
-            step: Step = await offload(initiator.reconcile, answer)
-            idle = 0 if found(step) else idle + 1
-            if step.reply is None:
-                link.send(encode_neg_close(_SUBSCRIPTION))
-                return
-            if idle > _MOST_IDLE_ROUNDS:
-                link.send(encode_neg_close(_SUBSCRIPTION))
-                raise PeerError(f"no new difference in {idle} rounds of reconciliation")
-            link.send(encode_neg_msg(_SUBSCRIPTION, step.reply))
-            answer = await _answer(box, settings.answer, "answer to NEG-MSG")
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        link: IPeerLink,
+        settings: SyncSettings,
+        clock: IReactorTime,
+        offload: Offload,
+        found: Callable[[Step], int],
+    ) -> None:
+        self._dialogue = dialogue
+        self._link = link
+        self._settings = settings
+        self._clock = clock
+        self._offload = offload
+        self._found = found
+        self._numbers = count(1)
+
+    async def run(self, wanted: Filter, records: RecordSet) -> None:
+        """Reconcile to the end, in windows of time where the peer finds the whole too large.
+
+        :param records: what we hold of ``wanted``.
+        :raises PeerError: the peer refused, broke off, fell silent, or goes on for ever.
+        :raises negd.errors.ProtocolViolation: its message cannot be read.
+        """
+        pending = [whole(wanted)]
+        splits = 0
+        while pending:
+            window = pending.pop()
+            ours = records.window(window.since, window.until)
+            try:
+                await self._reconcile(window.of(wanted), ours)
+            except TooManyRecords as refusal:
+                parts = split(window, ours, refusal.limit, int(self._clock.seconds()))
+                splits += 1
+                if wanted.limit is not None or not parts or splits > _MOST_SPLITS:
+                    raise
+                pending.extend(parts)
+
+    async def _reconcile(self, wanted: Filter, records: RecordSet) -> None:
+        name = f"negd-neg-{next(self._numbers)}"
+        initiator = Initiator(records, self._settings.frame_limit)
+        opening = await self._offload(initiator.initiate)
+        with self._dialogue.negotiation(name) as box:
+            self._link.send(encode_neg_open(name, wanted, opening))
+            answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
+            idle = 0
+            while True:
+                step: Step = await self._offload(initiator.reconcile, answer)
+                idle = 0 if self._found(step) else idle + 1
+                if step.reply is None or idle > _MOST_IDLE_ROUNDS:
+                    self._link.send(encode_neg_close(name))
+                if step.reply is None:
+                    return
+                if idle > _MOST_IDLE_ROUNDS:
+                    raise PeerError(f"no new difference in {idle} rounds of reconciliation")
+                self._link.send(encode_neg_msg(name, step.reply))
+                answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
 
 
 async def _answer(box: Mailbox, seconds: float, awaited: str) -> bytes:
     letter: Letter = await box.next(seconds, awaited)
     if isinstance(letter, NegMsg):
         return letter.message
-    if isinstance(letter, NegErr):
-        limit = "" if letter.limit is None else f" (it takes {letter.limit} records)"
-        raise PeerError(f"the peer refused to reconcile: {letter.text or 'NEG-ERR'}{limit}")
-    if isinstance(letter, Notice | Closed):
-        raise PeerError(f"the peer does not reconcile: {letter.text or 'CLOSED'}")
+    if isinstance(letter, NegErr | Closed | Notice):
+        raise refusal_of(letter)
     raise PeerError(f"the peer answered NEG-OPEN with {type(letter).__name__.upper()}")

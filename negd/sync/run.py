@@ -23,7 +23,7 @@ from negd.sync.dialogue import Dialogue, hanging_up
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
-from negd.sync.negotiation import negotiate
+from negd.sync.negotiation import Negotiation
 from negd.sync.offload import Offload
 from negd.sync.together import together
 from negd.sync.upload import Upload
@@ -92,9 +92,10 @@ class SyncRun:
 
     async def _reconcile(self, dialogue: Dialogue, link: IPeerLink, records: RecordSet) -> None:
         node = self._node
-        await negotiate(
-            dialogue, link, self._wanted, records, node.settings, node.offload, self._found
+        negotiation = Negotiation(
+            dialogue, link, node.settings, node.clock, node.offload, self._found
         )
+        await negotiation.run(self._wanted, records)
         self._haves.finish()
         self._needs.finish()
 

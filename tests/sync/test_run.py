@@ -16,7 +16,7 @@ from negd.errors import PeerError, ProtocolViolation
 from negd.interfaces import Direction, Residue, SyncProgress
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
-from negd.settings import SyncSettings
+from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.run import SyncRun
 from negd.testing.links import MemoryDialer, MemoryPeer, ScriptedPeer, drive, settle
@@ -274,6 +274,9 @@ def scripted(world: World, script: Callable[[list], Iterable[object]]) -> Deferr
     return done
 
 
+SUB = "negd-neg-1"
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
@@ -285,18 +288,17 @@ def scripted(world: World, script: Callable[[list], Iterable[object]]) -> Deferr
         ["NOTICE", "could not parse command"],
         ["NOTICE", "Unknown message type: NEG-OPEN"],
         ["NOTICE", "ERROR: negentropy query missing elements"],
-        ["CLOSED", "negd", "auth-required: not for you"],
-        ["NEG-ERR", "negd", "blocked: too many query results", 500000],
-        ["NEG-ERR", "negd", "blocked: too many query results", "many"],
+        ["CLOSED", SUB, "auth-required: not for you"],
+        ["NEG-ERR", SUB, "rate-limited: slow down"],
         ["NEG-ERR", "", "CLOSED"],
-        ["NEG-ERROR", "negd", "PROTOCOL-ERROR"],
+        ["NEG-ERROR", SUB, "PROTOCOL-ERROR"],
     ],
 )
 def test_a_refusal_is_understood_at_once_and_told_in_the_peers_words(refusal: list[object]) -> None:
     done = scripted(World(), lambda m: [refusal] if m[0] == "NEG-OPEN" else [])
     error = failure_of(done)
     assert isinstance(error, PeerError)
-    assert next(str(word) for word in refusal[1:] if word not in ("", "negd")) in error.text
+    assert next(str(word) for word in refusal[1:] if word not in ("", SUB)) in error.text
 
 
 def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
@@ -314,7 +316,7 @@ def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
 
 
 def test_garbage_in_a_negentropy_message_is_the_peers_fault() -> None:
-    done = scripted(World(), lambda m: [["NEG-MSG", "negd", "00ff"]])
+    done = scripted(World(), lambda m: [["NEG-MSG", SUB, "00ff"]])
     assert isinstance(failure_of(done), ProtocolViolation)
 
 
@@ -400,3 +402,27 @@ def test_cancelling_closes_the_link_and_leaves_nothing_running() -> None:
     assert len(world.ours.held()) < 600
     assert world.theirs.backend.sessions.sessions() == []
     assert [c for c in world.clock.getDelayedCalls() if c.active()] == []
+
+
+def test_a_peer_that_takes_few_records_is_reconciled_in_windows() -> None:
+    world = World()
+    relay = Relay(events)
+    relay.node.backend.sessions._settings = SessionSettings(max_records=50)  # type: ignore[attr-defined]
+    world.dialer.peers["ws://odd.example"] = relay.link
+    world.ours.hold(events[::2])
+    done = run(world, url="ws://odd.example")
+    assert done.complete
+    assert world.ours.held() == set(ids)
+    opened = [json.loads(text)[2] for text in world.dialer.links[-1].sent if b"NEG-OPEN" in text]
+    assert opened[0] == {}
+    assert len(opened) < 60
+
+
+def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
+    world = World()
+    done = scripted(
+        world,
+        lambda m: [["NEG-ERR", m[1], "blocked: too many events"]] if m[0] == "NEG-OPEN" else [],
+    )
+    assert "too many events" in str(failure_of(done))
+    assert len(world.dialer.links[-1].sent) < 100
