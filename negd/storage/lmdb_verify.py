@@ -1,0 +1,170 @@
+"""Reading a whole LMDB store: ids, signatures, and indexes held against events both ways.
+
+In pieces, each in a short transaction of its own, so that it can run beside writers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from negd.interfaces import VerifyReport
+from negd.nostr.event import Event, InvalidEvent, check, decode
+from negd.nostr.lifecycle import address_of
+from negd.storage.lmdb_env import Database, Environment, Transaction
+from negd.storage.lmdb_shelf import address_key, posting_keys
+from negd.storage.read_pool import ReadPool
+
+_PIECE = 500
+_MOST_PROBLEMS = 1000
+_HALVES = ((b"", b"\x80"), (b"\x80", b"\xff" * 33))
+
+
+class Verification:
+    """One run over a store.
+
+    :param progress: told (events read, events in all) in the reactor thread.
+    """
+
+    def __init__(
+        self, environment: Environment, pool: ReadPool, progress: Callable[[int, int], None]
+    ) -> None:
+        self._environment = environment
+        self._databases = environment.databases
+        self._pool = pool
+        self._progress = progress
+        self._read = 0
+        self._total = 0
+        self._problems: list[str] = []
+        self._unlisted = 0
+
+    async def run(self) -> VerifyReport:
+        """Look at everything.
+
+        :raises negd.errors.StorageError: LMDB finds its own pages damaged.
+        """
+        self._total = await self._pool(self._count)
+        halves = [Deferred.fromCoroutine(self._events(*bounds)) for bounds in _HALVES]
+        await gatherResults(halves, consumeErrors=True)
+        for name in ("kinds", "authors", "tags", "expiry"):
+            await self._entries(name)
+        await self._addresses()
+        if self._unlisted:
+            self._problems.append(f"and {self._unlisted} more")
+        return VerifyReport(self._read, self._problems)
+
+    def _count(self) -> int:
+        with self._environment.read() as txn:
+            return txn.stat(self._databases.events)["entries"]
+
+    def _report(self, problems: Iterable[str]) -> None:
+        for problem in problems:
+            if len(self._problems) < _MOST_PROBLEMS:
+                self._problems.append(problem)
+            else:
+                self._unlisted += 1
+
+    # --- from events to indexes -----------------------------------------------------------------
+
+    async def _events(self, begin: bytes, end: bytes) -> None:
+        position: bytes | None = begin
+        while position is not None:
+            read, problems, position = await self._pool(self._check_events, position, end)
+            self._read += read
+            self._report(problems)
+            self._progress(self._read, max(self._read, self._total))
+
+    def _check_events(self, begin: bytes, end: bytes) -> tuple[int, list[str], bytes | None]:
+        """The next piece: how many events, what is wrong, and where to go on."""
+        problems: list[str] = []
+        with self._environment.read() as txn:
+            cursor = txn.cursor(self._databases.events)
+            if not cursor.set_range(begin):
+                return 0, problems, None
+            piece = [item for item in islice(cursor, _PIECE) if item[0] < end]
+            for event_id, json in piece:
+                problems += self._check_event(txn, event_id, json)
+        return len(piece), problems, piece[-1][0] + b"\0" if len(piece) == _PIECE else None
+
+    def _check_event(self, txn: Transaction, event_id: bytes, json: bytes) -> Iterable[str]:
+        try:
+            event = decode(json)
+        except InvalidEvent as error:
+            yield f"event {event_id.hex()}: {error.text}"
+            return
+        fault = check(event) if event.id_bytes == event_id else "is filed under another id"
+        if fault is not None:
+            yield f"event {event_id.hex()}: {fault}"
+        for database, key in posting_keys(self._databases, event):
+            if not txn.cursor(database).set_key_dup(key, event.record):
+                yield f"event {event_id.hex()}: not in {self._name(database)} under {key.hex()}"
+        address = address_of(event)
+        if address is not None:
+            if txn.get(address_key(address), db=self._databases.addresses) != event_id:
+                yield f"event {event_id.hex()}: does not hold its address"
+
+    def _name(self, database: Database) -> str:
+        names = {id(held): name for name, held in vars(self._databases).items()}
+        return names[id(database)]
+
+    # --- from indexes to events -----------------------------------------------------------------
+
+    async def _entries(self, name: str) -> None:
+        position: tuple[bytes, bytes] | None = (b"\0", b"")
+        while position is not None:
+            problems, position = await self._pool(self._check_entries, name, position)
+            self._report(problems)
+
+    def _check_entries(
+        self, name: str, position: tuple[bytes, bytes]
+    ) -> tuple[list[str], tuple[bytes, bytes] | None]:
+        problems: list[str] = []
+        database = getattr(self._databases, name)
+        with self._environment.read() as txn:
+            cursor = txn.cursor(database)
+            key, record = position
+            if not (cursor.set_range_dup(key, record) or cursor.set_range(key + b"\0")):
+                return problems, None
+            piece = list(islice(cursor, _PIECE + 1))
+            for key, record in piece[:_PIECE]:
+                event = self._event(txn, record[8:])
+                if event is None:
+                    problems.append(f"{name}: lists {record[8:].hex()}, which is not stored")
+                elif record != event.record or not self._belongs(event, database, key):
+                    problems.append(f"{name}: lists {record[8:].hex()} wrongly under {key.hex()}")
+        return problems, piece[_PIECE] if len(piece) > _PIECE else None
+
+    def _belongs(self, event: Event, database: Database, key: bytes) -> bool:
+        return any(
+            held is database and key == wanted
+            for held, wanted in posting_keys(self._databases, event)
+        )
+
+    def _event(self, txn: Transaction, event_id: bytes) -> Event | None:
+        json = txn.get(event_id, db=self._databases.events)
+        try:
+            return None if json is None else decode(json)
+        except InvalidEvent:
+            return None
+
+    async def _addresses(self) -> None:
+        position: bytes | None = b"\0"
+        while position is not None:
+            problems, position = await self._pool(self._check_addresses, position)
+            self._report(problems)
+
+    def _check_addresses(self, begin: bytes) -> tuple[list[str], bytes | None]:
+        problems: list[str] = []
+        with self._environment.read() as txn:
+            cursor = txn.cursor(self._databases.addresses)
+            if not cursor.set_range(begin):
+                return problems, None
+            piece = list(islice(cursor, _PIECE))
+            for key, event_id in piece:
+                event = self._event(txn, event_id)
+                address = None if event is None else address_of(event)
+                if address is None or address_key(address) != key:
+                    problems.append(f"addresses: {event_id.hex()} holds what it has no right to")
+        return problems, piece[-1][0] + b"\0" if len(piece) == _PIECE else None

@@ -1,0 +1,184 @@
+"""The one thread that writes to LMDB, many writes to a transaction (group commit).
+
+Work that comes in while a transaction is being committed goes into the next one, so that a burst
+of single events costs a few fsyncs, and a lone event waits for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+import lmdb
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from negd.errors import NegdError, StorageError
+from negd.nostr.event import Event
+from negd.storage.lmdb_env import Environment, Transaction
+
+T = TypeVar("T")
+
+log = Logger()
+
+_FULL = 1000
+"""Events after which a transaction takes no further work."""
+
+_SECONDS = 0.010
+"""Age after which a transaction takes no further work."""
+
+
+@dataclass
+class Changes:
+    """What one transaction did, for those who must know once it is committed.
+
+    :ivar records: each record touched, and whether it is there now.
+    :ivar told: new events for watchers, in order, with their JSON.
+    :ivar expiry: the earliest second at which something in this transaction expires.
+    """
+
+    records: dict[bytes, bool] = field(default_factory=dict)
+    told: list[tuple[Event, bytes]] = field(default_factory=list)
+    expiry: float = float("inf")
+
+
+Work = Callable[[Transaction, Changes], T]
+"""Called in the writer's thread; again from the start if its transaction has to be redone."""
+
+
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    work: Work[T]
+    weight: int
+    done: Deferred[T]
+
+
+class Writer:
+    """Runs works in order, each wholly or not at all.
+
+    Its line has no bound of its own: every work has somebody waiting for its result.
+
+    :param committed: called in the writer's thread after each commit, with what changed; what it
+        returns is called in the reactor thread before the results are given out.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        reactor: IReactorFromThreads,
+        committed: Callable[[Changes], Callable[[], None]],
+    ) -> None:
+        self._environment = environment
+        self._reactor = reactor
+        self._committed = committed
+        self._line: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._stopped: Deferred[None] | None = None
+        self._thread = Thread(target=self._run, name="negd-lmdb-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[T], weight: int = 1) -> Deferred[T]:
+        """Have ``work`` done; its result comes after the commit.
+
+        The Deferred fails with StorageError where nothing was written, or with what ``work``
+        raised. Cancelling it does not take the work back.
+
+        :param weight: how many events the work is about.
+        """
+        done: Deferred[T] = Deferred(lambda _: None)
+        if self._stopped is not None:
+            done.errback(StorageError("the store is closed"))
+        else:
+            self._line.put(_Job(work, weight, done))
+        return done
+
+    async def stop(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            self._line.put(None)
+        await self._stopped
+        self._thread.join()
+
+    # --- in the writer's thread -----------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._line.get()) is not None:
+            self._serve([job])
+        assert self._stopped is not None
+        self._reactor.callFromThread(self._stopped.callback, None)
+
+    def _serve(self, jobs: list[_Job[Any]], others: bool = True) -> None:
+        """Commit the jobs, with ``others`` those in line too as long as the transaction is open."""
+        try:
+            results, changes = self._commit(jobs, others)
+            publish = self._committed(changes)
+        except lmdb.Error as error:
+            failure = Failure(StorageError(f"store {self._environment.folder}: {error}"))
+            self._reactor.callFromThread(_fail, jobs, failure)
+        except Exception:
+            self._blame(jobs, Failure())
+        else:
+            self._reactor.callFromThread(_give, publish, jobs, results)
+
+    def _blame(self, jobs: list[_Job[Any]], failure: Failure) -> None:
+        """The fault is in one of the works: only that one is to fail."""
+        if len(jobs) > 1:
+            for job in jobs:
+                self._serve([job], others=False)
+            return
+        if not failure.check(NegdError):
+            log.failure("a write failed", failure)
+            failure = Failure(StorageError(f"the write failed: {failure.value!r}"))
+        self._reactor.callFromThread(_fail, jobs, failure)
+
+    def _commit(self, jobs: list[_Job[Any]], others: bool) -> tuple[list[Any], Changes]:
+        while True:
+            try:
+                return self._attempt(jobs, others)
+            except lmdb.MapFullError:
+                self._environment.grow()
+
+    def _attempt(self, jobs: list[_Job[Any]], others: bool) -> tuple[list[Any], Changes]:
+        """One transaction; ``jobs`` grows by those that join it."""
+        changes = Changes()
+        closes = monotonic() + _SECONDS
+        weight = sum(job.weight for job in jobs)
+        with self._environment.write() as txn:
+            results = [job.work(txn, changes) for job in jobs]
+            while others and weight < _FULL and monotonic() < closes:
+                job = self._next()
+                if job is None:
+                    break
+                jobs.append(job)
+                weight += job.weight
+                results.append(job.work(txn, changes))
+        return results, changes
+
+    def _next(self) -> _Job[Any] | None:
+        """The next in line; none where the line is empty or at its end."""
+        try:
+            job = self._line.get_nowait()
+        except Empty:
+            return None
+        if job is None:
+            self._line.put(None)
+        return job
+
+
+def _give(publish: Callable[[], None], jobs: list[_Job[Any]], results: list[Any]) -> None:
+    publish()
+    for job, result in zip(jobs, results, strict=True):
+        if not job.done.called:
+            job.done.callback(result)
+
+
+def _fail(jobs: list[_Job[Any]], failure: Failure) -> None:
+    for job in jobs:
+        if not job.done.called:
+            job.done.errback(failure)
