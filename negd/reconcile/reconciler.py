@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from negd.errors import ProtocolViolation
+from negd.reconcile.batch import BatchWalk
 from negd.reconcile.output import Output
 from negd.reconcile.records import RecordSet
 from negd.reconcile.walk import Walk
@@ -98,7 +99,7 @@ class Responder:
 
 
 def _walked(records: RecordSet, message: bytes, frame_limit: int, *, answers_lists: bool) -> Walk:
-    walk = Walk(records, frame_limit, answers_lists=answers_lists)
+    walk = BatchWalk(records, frame_limit, answers_lists=answers_lists)
     walk.run(message)
     return walk
 

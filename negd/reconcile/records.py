@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from struct import iter_unpack
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -210,7 +211,8 @@ class RecordSet:
 
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
         """The fingerprints of the ranges los[i]..his[i], shape (m, 16)."""
-        return _fingerprints(self._sums_before(his) - self._sums_before(los), his - los)
+        sums = self._sums_before(np.stack((los, his), axis=1).reshape(-1))
+        return _fingerprints(sums[1::2] - sums[0::2], his - los)
 
     def _sums_before(self, indices: Indices) -> Lanes:
         sums = np.zeros((len(indices), LANES), np.uint64)
@@ -337,18 +339,20 @@ def _coarse_order(rows: Rows) -> npt.NDArray[np.uint64]:
 def _fingerprints(lanes: Lanes, counts: Indices) -> Rows:
     for lane in range(LANES - 1):
         lanes[:, lane + 1] += lanes[:, lane] >> np.uint64(32)
+    totals = lanes.astype("<u4").view(np.uint8)
     varints, sizes = encode_varints(counts)
-    hashed = np.concatenate((lanes.astype("<u4").view(np.uint8), varints), axis=1)
-    width = hashed.shape[1]
-    data = hashed.tobytes()
-    begins = np.arange(0, len(data), width)
-    ends = begins + ID_SIZE + sizes
+    fingerprints = np.empty((len(counts), FINGERPRINT_SIZE), np.uint8)
+    for size in range(1, varints.shape[1] + 1):
+        which = np.flatnonzero(sizes == size)
+        hashed = np.concatenate((totals[which], varints[which, -size:]), axis=1)
+        fingerprints[which] = _sha256_of_rows(hashed)[:, :FINGERPRINT_SIZE]
+    return fingerprints
+
+
+def _sha256_of_rows(rows: Rows) -> Rows:
     sha256 = hashlib.sha256
-    digests = [
-        sha256(data[begin:end]).digest()
-        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
-    ]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)[:, :FINGERPRINT_SIZE]
+    digests = [sha256(row).digest() for (row,) in iter_unpack(f"{rows.shape[1]}s", rows.tobytes())]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 RecordSet.EMPTY = RecordSet([], _FAST)

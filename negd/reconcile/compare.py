@@ -1,0 +1,44 @@
+"""Many id lists compared at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from negd.reconcile.chunk import Indices, Rows
+
+Mask = npt.NDArray[np.bool_]
+
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that no two lists shift the ids they hold alike."""
+
+
+def match(
+    ours: Rows, our_lists: Indices, theirs: Rows, their_lists: Indices
+) -> tuple[Mask, Mask] | None:
+    """Which ids, shape (p, 32) and (q, 32), stand in the same list on both sides.
+
+    Ids are matched by 64 of their bits and then compared whole.
+
+    :returns: a mask over ours and one over theirs; None if some id shares its 64 bits with
+        another of the same side, as a hostile list may have it: compare one by one then.
+    """
+    hashes = np.concatenate((_hash(ours, our_lists), _hash(theirs, their_lists)))
+    order = np.argsort(hashes)
+    in_order = hashes[order]
+    pairs = np.flatnonzero(in_order[1:] == in_order[:-1])
+    first = np.minimum(order[pairs], order[pairs + 1])
+    second = np.maximum(order[pairs], order[pairs + 1]) - len(ours)
+    if (pairs[1:] == pairs[:-1] + 1).any() or (first >= len(ours)).any() or (second < 0).any():
+        return None
+    if (our_lists[first] != their_lists[second]).any() or (ours[first] != theirs[second]).any():
+        return None
+    in_both, in_both_theirs = np.zeros(len(ours), np.bool_), np.zeros(len(theirs), np.bool_)
+    in_both[first] = True
+    in_both_theirs[second] = True
+    return in_both, in_both_theirs
+
+
+def _hash(ids: Rows, lists: Indices) -> npt.NDArray[np.uint64]:
+    hashes: npt.NDArray[np.uint64] = np.ascontiguousarray(ids[:, :8]).view(np.uint64)[:, 0]
+    return hashes + lists.astype(np.uint64) * _SPREAD
