@@ -13,5 +13,5 @@ memory = StoreFactory(
 lmdb = StoreFactory(
     scheme="lmdb",
     summary="lmdb:PATH   embedded database in the folder PATH, made where it is missing",
-    opener="negd.storage.lmdb_store.open_lmdb",
+    opener="negd.storage.lmdb.store.open_lmdb",
 )

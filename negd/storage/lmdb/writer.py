@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from negd.errors import NegdError, StorageError
 from negd.nostr.event import Event
-from negd.storage.lmdb_env import Environment, Transaction
+from negd.storage.lmdb.environment import Environment, Transaction
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from negd.interfaces import Page, StoreStatistics
 from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
-from negd.storage.lmdb_env import Cursor, Database, Databases, Environment, Transaction
-from negd.storage.lmdb_shelf import author_key, kind_key, second_key, tag_key
+from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
+from negd.storage.lmdb.shelf import author_key, kind_key, second_key, tag_key
 from negd.storage.order import LATEST, listing_key, newest_first
 from negd.storage.postings import (
     EMPTY,

@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from negd.interfaces import VerifyReport
 from negd.nostr.event import Event, InvalidEvent, check, decode
 from negd.nostr.lifecycle import address_of
-from negd.storage.lmdb_env import Database, Environment, Transaction
-from negd.storage.lmdb_shelf import address_key, posting_keys
-from negd.storage.read_pool import ReadPool
+from negd.storage.lmdb.environment import Database, Environment, Transaction
+from negd.storage.lmdb.read_pool import ReadPool
+from negd.storage.lmdb.shelf import address_key, posting_keys
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000

@@ -8,8 +8,8 @@ from hashlib import sha256
 from negd.interfaces import Outcome, Verdict
 from negd.nostr.event import Event, decode
 from negd.nostr.lifecycle import Address, address_of, expiration_of
-from negd.storage.lmdb_env import Database, Databases, Transaction
-from negd.storage.lmdb_writer import Changes
+from negd.storage.lmdb.environment import Database, Databases, Transaction
+from negd.storage.lmdb.writer import Changes
 from negd.storage.rules import take
 
 _DIGEST = 16

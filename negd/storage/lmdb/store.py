@@ -29,14 +29,14 @@ from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import RecordSet
 from negd.storage.ledger import MAX_ENTRIES
-from negd.storage.lmdb_book import LmdbBook
-from negd.storage.lmdb_env import FIRST_MAP, Environment, Transaction
-from negd.storage.lmdb_reader import Reader
-from negd.storage.lmdb_shelf import LmdbShelf
-from negd.storage.lmdb_verify import Verification
-from negd.storage.lmdb_writer import Changes, Work, Writer
+from negd.storage.lmdb.book import LmdbBook
+from negd.storage.lmdb.environment import FIRST_MAP, Environment, Transaction
+from negd.storage.lmdb.read_pool import ReadPool
+from negd.storage.lmdb.reader import Reader
+from negd.storage.lmdb.shelf import LmdbShelf
+from negd.storage.lmdb.verify import Verification
+from negd.storage.lmdb.writer import Changes, Work, Writer
 from negd.storage.order import newest_first
-from negd.storage.read_pool import ReadPool
 from negd.storage.watches import Watches
 
 log = Logger()

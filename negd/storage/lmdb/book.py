@@ -14,8 +14,8 @@ from zope.interface import implementer
 
 from negd.interfaces import IPeerBook, LedgerEntry, PeerState, Residue
 from negd.storage.ledger import MAX_ENTRIES
-from negd.storage.lmdb_env import Database, Databases, Transaction
-from negd.storage.lmdb_writer import Changes, Work
+from negd.storage.lmdb.environment import Database, Databases, Transaction
+from negd.storage.lmdb.writer import Changes, Work
 
 _KEY_SIZE = 16
 
