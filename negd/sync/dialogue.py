@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from negd.errors import PeerError
-from negd.interfaces import IPeerLink, IPeerListener
+from negd.interfaces import IPeerListener
 from negd.nostr.messages import (
     Challenge,
     Closed,
@@ -86,16 +86,19 @@ class Dialogue:
     """The listener of one link: sorts messages into the mailboxes of those who wait for them.
 
     What nobody waits for is dropped: answers after a close, events that were not asked for.
+
+    :ivar challenge: the peer's last one (NIP-42).
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._boxes: dict[str, Mailbox] = {}
         self._oks: Mailbox | None = None
+        self._awaited_oks: dict[str, Mailbox] = {}
         self._negotiation: Mailbox | None = None
         self._lost: PeerError | None = None
         self._unreadable = 0
-        self.last_notice = ""
+        self.challenge: str | None = None
 
     @contextmanager
     def subscription(self, name: str) -> Iterator[Mailbox]:
@@ -117,8 +120,17 @@ class Dialogue:
                 self._negotiation = None
 
     @contextmanager
+    def ok_for(self, event_id: str) -> Iterator[Mailbox]:
+        """The mailbox of the ``OK`` to one event, by its hex id, while the context lasts."""
+        box = self._awaited_oks[event_id] = self._box()
+        try:
+            yield box
+        finally:
+            del self._awaited_oks[event_id]
+
+    @contextmanager
     def oks(self) -> Iterator[Mailbox]:
-        """The mailbox of all ``OK`` answers while the context lasts."""
+        """The mailbox of all other ``OK`` answers while the context lasts."""
         box = self._oks = self._box()
         try:
             yield box
@@ -134,16 +146,18 @@ class Dialogue:
     def received(self, message: RelayMessage) -> None:
         """See :meth:`IPeerListener.received`."""
         if isinstance(message, Notice):
-            self.last_notice = message.text
             if self._negotiation is not None and concerns_negotiation(message):
                 self._negotiation.put(message)
         elif isinstance(message, Ok):
-            if self._oks is not None:
-                self._oks.put(message)
+            awaiting = self._awaited_oks.get(message.event_id, self._oks)
+            if awaiting is not None:
+                awaiting.put(message)
+        elif isinstance(message, Challenge):
+            self.challenge = message.challenge
         elif isinstance(message, NegErr) and not message.subscription:
             if self._negotiation is not None:
                 self._negotiation.put(message)
-        elif not isinstance(message, Challenge | Unrecognised):
+        elif not isinstance(message, Unrecognised):
             box = self._boxes.get(message.subscription)
             if box is not None:
                 box.put(message)
@@ -157,17 +171,8 @@ class Dialogue:
     def lost(self, reason: str) -> None:
         """See :meth:`IPeerListener.lost`."""
         self._lost = self._lost or PeerError(reason)
-        boxes = list(self._boxes.values())
+        boxes = [*self._boxes.values(), *self._awaited_oks.values()]
         if self._oks is not None:
             boxes.append(self._oks)
         for box in boxes:
             box.fail(self._lost)
-
-
-@contextmanager
-def hanging_up(link: IPeerLink) -> Iterator[IPeerLink]:
-    """Close the link when the context ends, however it ends."""
-    try:
-        yield link
-    finally:
-        link.close()

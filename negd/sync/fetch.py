@@ -10,12 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from negd.errors import PeerError
-from negd.interfaces import IIntake, IPeerLink, Outcome, Residue, Verdict
+from negd.interfaces import IIntake, Outcome, Residue, Verdict
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.nostr.messages import Closed, Delivered, encode_close, encode_request
 from negd.settings import SyncSettings
-from negd.sync.dialogue import Dialogue
+from negd.sync.contact import Contact
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.together import together
@@ -40,8 +40,7 @@ class Fetch:
 
     def __init__(
         self,
-        dialogue: Dialogue,
-        link: IPeerLink,
+        peer: Contact,
         needs: Differences,
         intake: IIntake,
         ledger: Ledger,
@@ -49,8 +48,9 @@ class Fetch:
         clock: IReactorTime,
         moved: Callable[..., None],
     ) -> None:
-        self._dialogue = dialogue
-        self._link = link
+        self._peer = peer
+        self._dialogue = peer.dialogue
+        self._link = peer.link
         self._needs = needs
         self._intake = intake
         self._ledger = ledger
@@ -85,6 +85,7 @@ class Fetch:
         if events:
             self._needs.put_back(missing)  # a cap on events an answer: ask for the rest
         else:
+            await self._peer.admitted_after(refusal)
             await self._retry(missing, refusal)
         await self._ledger.write()
 

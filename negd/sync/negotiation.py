@@ -8,7 +8,6 @@ from itertools import count
 from twisted.internet.interfaces import IReactorTime
 
 from negd.errors import PeerError
-from negd.interfaces import IPeerLink
 from negd.nostr.filter import Filter
 from negd.nostr.messages import (
     Closed,
@@ -21,9 +20,10 @@ from negd.nostr.messages import (
 )
 from negd.reconcile import Initiator, RecordSet, Step
 from negd.settings import SyncSettings
-from negd.sync.dialogue import Dialogue, Letter, Mailbox
+from negd.sync.contact import Contact
+from negd.sync.dialogue import Letter, Mailbox
 from negd.sync.offload import Offload
-from negd.sync.refusals import TooManyRecords, refusal_of
+from negd.sync.refusals import AuthRequired, TooManyRecords, refusal_of
 from negd.sync.windows import split, whole
 
 _MOST_IDLE_ROUNDS = 1000
@@ -41,15 +41,15 @@ class Negotiation:
 
     def __init__(
         self,
-        dialogue: Dialogue,
-        link: IPeerLink,
+        peer: Contact,
         settings: SyncSettings,
         clock: IReactorTime,
         offload: Offload,
         found: Callable[[Step], int],
     ) -> None:
-        self._dialogue = dialogue
-        self._link = link
+        self._peer = peer
+        self._dialogue = peer.dialogue
+        self._link = peer.link
         self._settings = settings
         self._clock = clock
         self._offload = offload
@@ -65,11 +65,17 @@ class Negotiation:
         """
         pending = [whole(wanted)]
         splits = 0
+        admitted = False
         while pending:
             window = pending.pop()
             ours = records.window(window.since, window.until)
             try:
                 await self._reconcile(window.of(wanted), ours)
+            except AuthRequired as refusal:
+                if admitted or not await self._peer.admitted_after(refusal.said):
+                    raise
+                admitted = True
+                pending.append(window)
             except TooManyRecords as refusal:
                 parts = split(window, ours, refusal.limit, int(self._clock.seconds()))
                 splits += 1

@@ -28,7 +28,14 @@ class NoReconciliation(PeerError):
 
 
 class AuthRequired(PeerError):
-    """The peer wants to know who asks (NIP-42)."""
+    """The peer wants to know who asks (NIP-42).
+
+    :ivar said: its own words.
+    """
+
+    def __init__(self, text: str, said: str) -> None:
+        super().__init__(text)
+        self.said = said
 
 
 _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
@@ -51,6 +58,11 @@ _UNABLE = re.compile(
 _ABOUT_US = re.compile(rf"neg(entropy|-|\b)|nip-?77|{_UNABLE.pattern}", re.IGNORECASE)
 
 
+def asks_who_we_are(text: str) -> bool:
+    """Whether a refusal may end once we have authenticated."""
+    return _AUTH.match(text) is not None
+
+
 def concerns_negotiation(notice: Notice) -> bool:
     """Whether a notice, which names no subscription, answers a NEG-OPEN."""
     return _ABOUT_US.search(notice.text) is not None
@@ -61,8 +73,8 @@ def refusal_of(answer: NegErr | Closed | Notice) -> PeerError:
     text = answer.text or type(answer).__name__.upper()
     said = f"the peer will not reconcile: {text}"
     stated = answer.limit if isinstance(answer, NegErr) else None
-    if _AUTH.match(text):
-        return AuthRequired(said)
+    if asks_who_we_are(text):
+        return AuthRequired(said, text)
     if stated is not None or _TOO_MANY.search(text):
         return TooManyRecords(said, stated or _limit_in(text))
     if _UNABLE.search(text):

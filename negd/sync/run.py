@@ -13,13 +13,13 @@ from negd.interfaces import (
     IIntake,
     IPeerBook,
     IPeerDialer,
-    IPeerLink,
     SyncProgress,
 )
 from negd.nostr.filter import Filter
+from negd.nostr.signing import Signer
 from negd.reconcile import RecordSet, Step
 from negd.settings import SyncSettings
-from negd.sync.dialogue import Dialogue, hanging_up
+from negd.sync.contact import Contact, contact
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
@@ -31,7 +31,10 @@ from negd.sync.upload import Upload
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What of this node a sync works with."""
+    """What of this node a sync works with.
+
+    :ivar signer: the key that answers peers who ask who we are (NIP-42).
+    """
 
     store: IEventStore
     intake: IIntake
@@ -39,6 +42,7 @@ class Node:
     settings: SyncSettings
     clock: IReactorTime
     offload: Offload
+    signer: Signer | None = None
 
 
 class SyncRun:
@@ -75,48 +79,40 @@ class SyncRun:
         :raises negd.errors.StorageError: our storage failed.
         """
         node = self._node
-        records = await node.store.snapshot(self._wanted)
-        dialogue = Dialogue(node.clock)
-        with hanging_up(await node.dialer.dial(self._url, dialogue)) as link:
-            try:
-                await together(
-                    self._reconcile(dialogue, link, records),
-                    self._fetch(dialogue, link).run(),
-                    self._upload(dialogue, link).run(),
-                )
-            finally:
-                await self._ledger.write(at_least=1)
+        patience = node.settings.answer
+        async with contact(node.dialer, self._url, node.signer, node.clock, patience) as peer:
+            await self._sync(peer)
         self.progress = replace(self.progress, complete=True)
         self._report(self.progress)
         return self.progress
 
-    async def _reconcile(self, dialogue: Dialogue, link: IPeerLink, records: RecordSet) -> None:
+    async def _sync(self, peer: Contact) -> None:
+        records = await self._node.store.snapshot(self._wanted)
+        try:
+            await together(
+                self._reconcile(peer, records),
+                self._fetch(peer).run(),
+                self._upload(peer).run(),
+            )
+        finally:
+            await self._ledger.write(at_least=1)
+
+    async def _reconcile(self, peer: Contact, records: RecordSet) -> None:
         node = self._node
-        negotiation = Negotiation(
-            dialogue, link, node.settings, node.clock, node.offload, self._found
-        )
+        negotiation = Negotiation(peer, node.settings, node.clock, node.offload, self._found)
         await negotiation.run(self._wanted, records)
         self._haves.finish()
         self._needs.finish()
 
-    def _fetch(self, dialogue: Dialogue, link: IPeerLink) -> Fetch:
+    def _fetch(self, peer: Contact) -> Fetch:
         node = self._node
         needs = self._needs if self._direction is not Direction.UP else _nothing()
-        return Fetch(
-            dialogue,
-            link,
-            needs,
-            node.intake,
-            self._ledger,
-            node.settings,
-            node.clock,
-            self._moved,
-        )
+        return Fetch(peer, needs, node.intake, self._ledger, node.settings, node.clock, self._moved)
 
-    def _upload(self, dialogue: Dialogue, link: IPeerLink) -> Upload:
+    def _upload(self, peer: Contact) -> Upload:
         node = self._node
         haves = self._haves if self._direction is not Direction.DOWN else _nothing()
-        return Upload(dialogue, link, haves, node.store, self._ledger, node.settings, self._moved)
+        return Upload(peer, haves, node.store, self._ledger, node.settings, self._moved)
 
     def _found(self, step: Step) -> int:
         """Put a round's differences in line; how many were new."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from negd.interfaces import IEventStore, IPeerLink, Residue
+from negd.interfaces import IEventStore, Residue
 from negd.nostr.messages import Ok, encode_publish
 from negd.settings import SyncSettings
-from negd.sync.dialogue import Dialogue, Mailbox
+from negd.sync.contact import Contact
+from negd.sync.dialogue import Mailbox
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 
@@ -23,16 +24,14 @@ class Upload:
 
     def __init__(
         self,
-        dialogue: Dialogue,
-        link: IPeerLink,
+        peer: Contact,
         haves: Differences,
         store: IEventStore,
         ledger: Ledger,
         settings: SyncSettings,
         moved: Callable[..., None],
     ) -> None:
-        self._dialogue = dialogue
-        self._link = link
+        self._peer = peer
         self._haves = haves
         self._store = store
         self._ledger = ledger
@@ -40,6 +39,7 @@ class Upload:
         self._moved = moved
         self._ready: list[tuple[bytes, bytes]] = []
         self._unanswered: set[bytes] = set()
+        self._retried: set[bytes] = set()
 
     async def run(self) -> None:
         """Push until the haves are finished and every event sent is answered.
@@ -47,7 +47,7 @@ class Upload:
         :raises negd.errors.PeerError: the peer fell silent or the link is lost.
         :raises negd.errors.StorageError: the events could not be read.
         """
-        with self._dialogue.oks() as box:
+        with self._peer.dialogue.oks() as box:
             while await self._load():
                 await self._send()
                 if self._unanswered:
@@ -79,8 +79,8 @@ class Upload:
         sending, self._ready = self._ready[:room], self._ready[room:]
         for event_id, event_json in sending:
             self._unanswered.add(event_id)
-            self._link.send(encode_publish(event_json))
-        await self._link.drained()
+            self._peer.link.send(encode_publish(event_json))
+        await self._peer.link.drained()
 
     async def _settle(self, box: Mailbox) -> None:
         """Account for the next OK."""
@@ -94,6 +94,9 @@ class Upload:
         if letter.accepted or letter.text.startswith("duplicate:"):
             self._moved(sent=1)
             self._ledger.settle(event_id)
+        elif event_id not in self._retried and await self._peer.admitted_after(letter.text):
+            self._retried.add(event_id)
+            self._haves.put_back([event_id])
         else:
             self._moved(rejected=1)
             self._ledger.note(event_id, Residue.THEIRS_REJECTED, letter.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,12 +15,13 @@ from twisted.internet.task import Clock
 
 from negd.errors import PeerError, ProtocolViolation
 from negd.interfaces import Direction, Residue, SyncProgress
+from negd.nostr.event import check, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.run import SyncRun
-from negd.testing.links import MemoryDialer, MemoryPeer, ScriptedPeer, drive, settle
+from negd.testing.links import MemoryDialer, MemoryPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
 
 alice = Signer(b"\x01" * 32)
@@ -426,3 +428,65 @@ def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
     )
     assert "too many events" in str(failure_of(done))
     assert len(world.dialer.links[-1].sent) < 100
+
+
+class Guarded(ScriptedPeer):
+    """A relay that serves whoever has answered its challenge (NIP-42)."""
+
+    def __init__(self, world: World, taken: bool = True) -> None:
+        super().__init__(self._answer)
+        theirs = MemoryNode("ws://guarded.example", world.dialer, world.clock)
+        theirs.hold(events[:20])
+        self._inner = theirs.serve()
+        self._taken = taken
+        self._admitted = False
+        self.said: list[list] = []  # type: ignore[type-arg]
+
+    def connected(self, end: PeerEnd) -> None:
+        super().connected(end)
+        self._inner.connected(end)
+        end.send(b'["AUTH","who are you?"]')
+
+    def _answer(self, text: bytes) -> list[bytes]:
+        message = json.loads(text)
+        self.said.append(message)
+        if message[0] == "AUTH":
+            self._admitted = self._taken
+            reason = "" if self._taken else "restricted: members only"
+            return [json.dumps(["OK", message[1]["id"], self._taken, reason]).encode()]
+        if self._admitted:
+            self._inner.received(text)
+            return []
+        if message[0] == "EVENT":
+            return [json.dumps(["OK", message[1]["id"], False, "auth-required: x"]).encode()]
+        return [json.dumps(["CLOSED", message[1], "auth-required: x"]).encode()]
+
+
+def guarded_sync(key: Signer | None, taken: bool) -> tuple[World, Guarded, Deferred[SyncProgress]]:
+    world = World()
+    world.ours.parts = replace(world.ours.parts, signer=key)
+    peer = Guarded(world, taken)
+    world.dialer.peers["ws://odd.example"] = lambda: peer
+    world.ours.hold(events[20:25])
+    done = start(world, "ws://odd.example")
+    settle(world.clock)
+    return world, peer, done
+
+
+def test_a_peer_that_asks_who_we_are_is_told_once() -> None:
+    key = Signer(b"\x09" * 32)
+    world, peer, done = guarded_sync(key, taken=True)
+    assert world.ours.held() == set(ids[:25])
+    assert done.called
+    (answer,) = [message[1] for message in peer.said if message[0] == "AUTH"]
+    assert (answer["kind"], answer["pubkey"]) == (22242, key.pubkey)
+    assert ["challenge", "who are you?"] in answer["tags"]
+    assert ["relay", "ws://odd.example"] in answer["tags"]
+    assert check(decode(json.dumps(answer))) is None
+
+
+@pytest.mark.parametrize(("key", "taken"), [(None, True), (Signer(b"\x09" * 32), False)])
+def test_without_a_key_that_is_taken_the_refusal_stands(key: Signer | None, taken: bool) -> None:
+    _, peer, done = guarded_sync(key, taken)
+    assert "auth-required" in str(failure_of(done))
+    assert len([m for m in peer.said if m[0] == "AUTH"]) == (key is not None)
