@@ -35,6 +35,10 @@ _MOST_UNREADABLE = 100
 Letter: TypeAlias = Delivered | Eose | Closed | Ok | NegMsg | NegErr | Notice
 
 
+class Silence(PeerError):
+    """The peer said nothing for too long."""
+
+
 class Mailbox:
     """Messages for one who waits for them, in order."""
 
@@ -61,14 +65,15 @@ class Mailbox:
         """The next message.
 
         :param awaited: what is waited for, for the error's words.
-        :raises PeerError: nothing came for so many seconds, or the link is lost.
+        :raises Silence: nothing came for so many seconds.
+        :raises PeerError: the link is lost.
         """
         if not self._letters and self._failure is None:
             self._waiter = Deferred()
             try:
                 await self._waiter.addTimeout(seconds, self._clock)
             except TimeoutError:
-                raise PeerError(f"no {awaited} for {seconds:g} s") from None
+                raise Silence(f"no {awaited} for {seconds:g} s") from None
             finally:
                 self._waiter = None
         if self._letters:

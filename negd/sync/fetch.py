@@ -1,23 +1,21 @@
-"""Fetching events by their ids, several REQs in flight (NIP-01)."""
+"""Fetching events by their ids, several REQs in flight."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import count
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from negd.errors import PeerError
-from negd.interfaces import IIntake, Outcome, Residue, Verdict
-from negd.nostr.event import Event
+from negd.interfaces import Residue
 from negd.nostr.filter import Filter
-from negd.nostr.messages import Closed, Delivered, encode_close, encode_request
 from negd.settings import SyncSettings
+from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
+from negd.sync.request import Requests
 from negd.sync.together import together
 
 _MOST_TRIES = 3
@@ -26,11 +24,9 @@ _MOST_TRIES = 3
 _PAUSE = 1.0
 """Seconds to let a peer be that refused a REQ: it may have too many of them open."""
 
-_STORED = {Outcome.STORED, Outcome.DUPLICATE}
-
 
 class Fetch:
-    """Takes needed ids until there are no more, and hands their events to the intake.
+    """Takes needed ids until there are no more, and has their events stored.
 
     Each of the batches in flight waits for its events to be stored before it asks for more: a
     slow store slows the asking, and memory holds no more than the batches in flight.
@@ -42,28 +38,26 @@ class Fetch:
         self,
         peer: Contact,
         needs: Differences,
-        intake: IIntake,
+        arrivals: Arrivals,
         ledger: Ledger,
         settings: SyncSettings,
         clock: IReactorTime,
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
-        self._dialogue = peer.dialogue
-        self._link = peer.link
+        self._requests = Requests(peer, settings.answer)
         self._needs = needs
-        self._intake = intake
+        self._arrivals = arrivals
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
         self._moved = moved
-        self._numbers = count(1)
         self._tries: Counter[bytes] = Counter()
 
     async def run(self) -> None:
         """Fetch until the needs are finished and none is left.
 
-        :raises PeerError: the peer fell silent or the link is lost.
+        :raises negd.errors.PeerError: the peer fell silent or the link is lost.
         :raises negd.errors.StorageError: events could not be stored.
         """
         await together(*(self._lane() for _ in range(self._settings.fetch_in_flight)))
@@ -78,59 +72,25 @@ class Fetch:
                 await self._fetch(wanted)
 
     async def _fetch(self, ids: list[bytes]) -> None:
-        events, refusal = await self._request(ids)
-        verdicts = await self._intake.submit(list(events.values()))
-        self._account(dict(zip(events, verdicts, strict=True)))
-        missing = [event_id for event_id in ids if event_id not in events]
-        if events:
+        asked = set(ids)
+        answer = await self._requests.ask(
+            Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
+        )
+        await self._arrivals.take(answer.events)
+        missing = [event_id for event_id in ids if event_id not in answer.events]
+        if answer.events:
             self._needs.put_back(missing)  # a cap on events an answer: ask for the rest
         else:
-            await self._peer.admitted_after(refusal)
-            await self._retry(missing, refusal)
-        await self._ledger.write()
+            await self._retry(missing, answer.refusal)
 
-    async def _request(self, ids: list[bytes]) -> tuple[dict[bytes, Event], str]:
-        """What the peer sends for one REQ, and its words where it refused."""
-        name = f"negd-{next(self._numbers)}"
-        wanted = set(ids)
-        events: dict[bytes, Event] = {}
-        unasked = 0
-        with self._dialogue.subscription(name) as box:
-            self._link.send(encode_request(name, [Filter.build(ids=ids)]))
-            while True:
-                letter = await box.next(self._settings.answer, f"answer to a REQ of {len(ids)} ids")
-                if isinstance(letter, Delivered):
-                    event_id = letter.event.id_bytes
-                    if event_id in wanted:
-                        events[event_id] = letter.event
-                        continue
-                    unasked += 1
-                    if unasked > len(ids):
-                        raise PeerError("the peer sends events that were not asked for")
-                elif isinstance(letter, Closed):
-                    return events, letter.text
-                else:
-                    self._link.send(encode_close(name))
-                    return events, ""
-
-    def _account(self, verdicts: dict[bytes, Verdict]) -> None:
-        stored = 0
-        for event_id, verdict in verdicts.items():
-            if verdict.outcome in _STORED:
-                stored += 1
-                self._ledger.settle(event_id)
-            else:
-                text = verdict.text or verdict.outcome.value
-                self._ledger.note(event_id, Residue.OURS_REJECTED, text)
-        if verdicts:
-            self._moved(fetched=stored, refused=len(verdicts) - stored)
-
-    async def _retry(self, ids: list[bytes], refusal: str) -> None:
+    async def _retry(self, ids: list[bytes], refusal: str | None) -> None:
         """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""
+        if refusal is not None:
+            await self._peer.admitted_after(refusal)
         again = []
         for event_id in ids:
             self._tries[event_id] += 1
-            if refusal and self._tries[event_id] < _MOST_TRIES:
+            if refusal is not None and self._tries[event_id] < _MOST_TRIES:
                 again.append(event_id)
             else:
                 del self._tries[event_id]
@@ -139,3 +99,4 @@ class Fetch:
         if again:
             await deferLater(self._clock, _PAUSE)
             self._needs.put_back(again)
+        await self._ledger.write()

@@ -21,9 +21,9 @@ from negd.nostr.messages import (
 from negd.reconcile import Initiator, RecordSet, Step
 from negd.settings import SyncSettings
 from negd.sync.contact import Contact
-from negd.sync.dialogue import Letter, Mailbox
+from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.offload import Offload
-from negd.sync.refusals import AuthRequired, TooManyRecords, refusal_of
+from negd.sync.refusals import AuthRequired, NoReconciliation, TooManyRecords, refusal_of
 from negd.sync.windows import split, whole
 
 _MOST_IDLE_ROUNDS = 1000
@@ -60,7 +60,8 @@ class Negotiation:
         """Reconcile to the end, in windows of time where the peer finds the whole too large.
 
         :param records: what we hold of ``wanted``.
-        :raises PeerError: the peer refused, broke off, fell silent, or goes on for ever.
+        :raises NoReconciliation: the peer says so, or says nothing.
+        :raises PeerError: the peer refused, broke off, fell silent later, or goes on for ever.
         :raises negd.errors.ProtocolViolation: its message cannot be read.
         """
         pending = [whole(wanted)]
@@ -89,7 +90,10 @@ class Negotiation:
         opening = await self._offload(initiator.initiate)
         with self._dialogue.negotiation(name) as box:
             self._link.send(encode_neg_open(name, wanted, opening))
-            answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
+            try:
+                answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
+            except Silence as silence:
+                raise NoReconciliation(silence.text) from None
             idle = 0
             while True:
                 step: Step = await self._offload(initiator.reconcile, answer)

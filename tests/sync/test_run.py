@@ -282,14 +282,8 @@ SUB = "negd-neg-1"
 @pytest.mark.parametrize(
     "refusal",
     [
-        ["NOTICE", "ERROR: bad msg: negentropy disabled"],
-        ["NOTICE", "bad msg: unknown cmd"],
         ["NOTICE", "negentropy error: something"],
         ["NOTICE", "too many concurrent NEG requests"],
-        ["NOTICE", "unknown envelope label"],
-        ["NOTICE", "could not parse command"],
-        ["NOTICE", "Unknown message type: NEG-OPEN"],
-        ["NOTICE", "ERROR: negentropy query missing elements"],
         ["CLOSED", SUB, "auth-required: not for you"],
         ["NEG-ERR", SUB, "rate-limited: slow down"],
         ["NEG-ERR", "", "CLOSED"],
@@ -306,15 +300,19 @@ def test_a_refusal_is_understood_at_once_and_told_in_the_peers_words(refusal: li
 def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
     world = World()
     done = scripted(world, lambda m: [["NOTICE", "welcome"], ["AUTH", "x"], ["WHAT"]])
-    peer_end = world.dialer.links[-1]
+    link = world.dialer.links[-1]
     for _ in range(8):
         world.clock.advance(10)
-        peer_end.deliver(b'["NOTICE","still here"]')
+        link.deliver(b'["NOTICE","still here"]')
         settle(world.clock)
-        assert not done.called
+        assert labels(world) == ["NEG-OPEN"]
     world.clock.advance(10)
     settle(world.clock)
-    assert failure_of(done).args == ("no answer to NEG-OPEN for 90 s",)
+    assert labels(world) == ["NEG-OPEN", "REQ"]
+    assert not done.called
+    world.clock.advance(30)
+    settle(world.clock)
+    assert failure_of(done).args == ("no answer to a REQ for 30 s",)
 
 
 def test_garbage_in_a_negentropy_message_is_the_peers_fault() -> None:
@@ -490,3 +488,86 @@ def test_without_a_key_that_is_taken_the_refusal_stands(key: Signer | None, take
     _, peer, done = guarded_sync(key, taken)
     assert "auth-required" in str(failure_of(done))
     assert len([m for m in peer.said if m[0] == "AUTH"]) == (key is not None)
+
+
+# --- peers without NIP-77 -----------------------------------------------------------------------
+
+
+class Plain(Relay):
+    """A relay that knows no NEG-OPEN."""
+
+    def link(self) -> MemoryPeer:
+        inner = super().link()
+        assert isinstance(inner, ScriptedPeer)
+        answer = inner._script
+        inner._script = lambda text: (
+            [b'["NOTICE","ERROR: bad msg: unknown cmd"]'] if b"NEG-OPEN" in text else answer(text)
+        )
+        return inner
+
+    def held(self) -> set[bytes]:
+        return self.node.held()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([3, 7, 50, 500]))
+def test_any_two_sets_become_equal_without_nip77(seed: int, cap: int) -> None:
+    random = Random(seed)
+    split = random.random()
+    ours = [e for e in events[:200] if random.random() > split]
+    theirs = [e for e in events[:200] if random.random() < split]
+    world = World()
+    relay = Plain(theirs, cap=cap)
+    world.dialer.peers["ws://odd.example"] = relay.link
+    world.ours.hold(ours)
+    done = run(world, url="ws://odd.example")
+    both = {event.id_bytes for event in ours + theirs}
+    assert done.complete
+    assert world.ours.held() == relay.held() == both
+
+
+@pytest.mark.parametrize("direction", [Direction.UP, Direction.DOWN])
+def test_directions_and_filters_without_nip77(direction: Direction) -> None:
+    world = World()
+    relay = Plain(events[100:300])
+    world.dialer.peers["ws://odd.example"] = relay.link
+    world.ours.hold(events[:200])
+    wanted = Filter.build(kinds=[1], since=1010, until=1080)
+    matching = {e.id_bytes for e in events if wanted.matches(e)}
+    run(world, wanted, direction, url="ws://odd.example")
+    ours, theirs = set(ids[:200]), set(ids[100:300])
+    if direction is Direction.DOWN:
+        ours |= theirs & matching
+    else:
+        theirs |= ours & matching
+    assert (world.ours.held(), relay.held()) == (ours, theirs)
+
+
+def test_a_limit_without_nip77_takes_the_newest() -> None:
+    world = World()
+    world.dialer.peers["ws://odd.example"] = Plain(events, cap=11).link
+    run(world, Filter(limit=30), url="ws://odd.example")
+    assert len(world.ours.held()) == 30
+
+
+def test_a_second_with_more_events_than_are_shown_ends_nothing() -> None:
+    world = World()
+    crowd = [alice.sign(created_at=5000, content=str(n)) for n in range(30)]
+    world.dialer.peers["ws://odd.example"] = Plain([*events[:20], *crowd], cap=10).link
+    done = run(world, url="ws://odd.example")
+    assert done.complete
+    assert world.ours.held() >= set(ids[:20])
+    assert len(world.ours.held()) == 30
+
+
+def test_a_peer_that_can_neither_is_told_so() -> None:
+    world = World()
+    done = scripted(
+        world,
+        lambda m: (
+            [["NOTICE", "unknown cmd NEG-OPEN"]]
+            if m[0] == "NEG-OPEN"
+            else [["CLOSED", m[1], "blocked: no reading here"]]
+        ),
+    )
+    assert str(failure_of(done)) == "the peer refused a REQ: blocked: no reading here"

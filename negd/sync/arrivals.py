@@ -1,0 +1,42 @@
+"""Events that a peer sent, on their way into our store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from negd.interfaces import IIntake, Outcome, Residue
+from negd.nostr.event import Event
+from negd.sync.ledger import Ledger
+
+_STORED = {Outcome.STORED, Outcome.DUPLICATE}
+
+
+class Arrivals:
+    """Hands events to the intake, and writes down what becomes of each.
+
+    :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    """
+
+    def __init__(self, intake: IIntake, ledger: Ledger, moved: Callable[..., None]) -> None:
+        self._intake = intake
+        self._ledger = ledger
+        self._moved = moved
+
+    async def take(self, events: Mapping[bytes, Event]) -> None:
+        """Store events, by id; returns when they are.
+
+        :raises negd.errors.StorageError: they could not be stored.
+        """
+        if not events:
+            return
+        stored = 0
+        verdicts = await self._intake.submit(list(events.values()))
+        for event_id, verdict in zip(events, verdicts, strict=True):
+            if verdict.outcome in _STORED:
+                stored += 1
+                self._ledger.settle(event_id)
+            else:
+                text = verdict.text or verdict.outcome.value
+                self._ledger.note(event_id, Residue.OURS_REJECTED, text)
+        self._moved(fetched=stored, refused=len(verdicts) - stored)
+        await self._ledger.write()

@@ -1,0 +1,59 @@
+"""One REQ and all that comes of it (NIP-01)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from negd.errors import PeerError
+from negd.nostr.event import Event
+from negd.nostr.filter import Filter
+from negd.nostr.messages import Closed, Delivered, encode_close, encode_request
+from negd.sync.contact import Contact
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """:ivar events: by id, as they came. :ivar refusal: the peer's words where it sent CLOSED."""
+
+    events: dict[bytes, Event]
+    refusal: str | None
+
+
+class Requests:
+    """REQs to one peer, each under a name of its own.
+
+    :param patience: seconds the peer may be silent before it has answered all.
+    """
+
+    def __init__(self, peer: Contact, patience: float) -> None:
+        self._peer = peer
+        self._patience = patience
+        self._numbers = count(1)
+
+    async def ask(self, wanted: Filter, expected: Callable[[Event], bool], most: int) -> Answer:
+        """What the peer sends until EOSE or CLOSED; nothing is left open.
+
+        :param expected: whether an event is one that was asked for; others are dropped.
+        :param most: events that the peer may send beyond those.
+        :raises PeerError: the peer fell silent, sends what it was not asked for, or is gone.
+        """
+        name = f"negd-{next(self._numbers)}"
+        events: dict[bytes, Event] = {}
+        unasked = 0
+        with self._peer.dialogue.subscription(name) as box:
+            self._peer.link.send(encode_request(name, [wanted]))
+            while True:
+                letter = await box.next(self._patience, "answer to a REQ")
+                if isinstance(letter, Closed):
+                    return Answer(events, letter.text or "CLOSED")
+                if not isinstance(letter, Delivered):
+                    self._peer.link.send(encode_close(name))
+                    return Answer(events, None)
+                if expected(letter.event):
+                    events[letter.event.id_bytes] = letter.event
+                else:
+                    unasked += 1
+                    if unasked > most:
+                        raise PeerError("the peer sends events that were not asked for")
