@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -33,10 +33,13 @@ class Undoing:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self._steps: list[tuple[str, Callable[[], object]]] = []
 
-    def push(self, name: str, undo: Callable[[], Awaitable[object]]) -> None:
-        """Call ``undo`` when the daemon stops, before everything pushed so far."""
+    def push(self, name: str, undo: Callable[[], object]) -> None:
+        """Call ``undo`` when the daemon stops, before everything pushed so far.
+
+        What it returns is awaited, where that is a coroutine or a Deferred.
+        """
         self._steps.append((name, undo))
 
     async def run(self) -> None:
@@ -44,15 +47,11 @@ class Undoing:
         while self._steps:
             name, undo = self._steps.pop()
             try:
-                await Deferred.fromCoroutine(_awaiting(undo)).addTimeout(STOP_WITHIN, self._clock)
+                await maybeDeferred(undo).addTimeout(STOP_WITHIN, self._clock)
             except TimeoutError:
                 self._log.error("{name}: not stopped within {s} s", name=name, s=STOP_WITHIN)
             except Exception:
                 self._log.failure("{name}: did not stop well", name=name)
-
-
-async def _awaiting(undo: Callable[[], Awaitable[object]]) -> None:
-    await undo()
 
 
 class Daemon(Service):

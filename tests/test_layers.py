@@ -25,7 +25,7 @@ TOP = {
     "config": BELOW_SYNC | {"peers", "control"},
     "service": BELOW_SYNC | {"sync"},
     "testing": PUBLIC,
-    "demo": BELOW_SYNC,
+    "demo": BELOW_SYNC | {"control", "testing"},
     # The two roots, where the rooms are put together: the daemon's and negctl's.
     "tap": PUBLIC | {"config", "service"},
     "cli": BELOW_SYNC | {"sync", "control", "storage"},
@@ -40,7 +40,8 @@ ONLY_IN = {
     "google": {"negd.control", "negd.storage.orlydb"},
     "txredisapi": {"negd.storage.redis"},
     "lmdb": {"negd.storage.lmdb"},
-    "tqdm": {"negd.cli", "negd.demo"},
+    "tqdm": {"negd.cli"},
+    "prometheus_client": {"negd.web"},
 }
 """Which modules (and those below them) may import a library."""
 

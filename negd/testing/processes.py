@@ -1,0 +1,185 @@
+"""The real thing: ``twistd negd`` and ``negctl`` as processes, on free loopback ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from negd.control.client import ControlClient, ControlError
+from negd.nostr.event import Event
+
+START_WITHIN = 30.0
+"""Seconds until a daemon must answer that it is ready."""
+
+STOP_WITHIN = 60.0
+"""Seconds until a daemon must have ended after SIGTERM."""
+
+_BIN = Path(sys.executable).parent
+_TWISTD = [str(_BIN / "twistd"), "--nodaemon", "--pidfile=", "negd"]
+
+
+def free_port() -> int:
+    """A port on which nothing listens just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class DaemonProcess:
+    """One ``twistd -n negd`` that keeps its store and its log in a folder. A context manager.
+
+    :param folder: where it runs; a relative store path starts here.
+    :param options: more of negd's own options.
+    :ivar url: where it serves Nostr clients.
+    :ivar control: where it serves the control service.
+    :ivar log: what it wrote, stdout and stderr.
+    """
+
+    def __init__(
+        self, folder: Path, *, store: str = "lmdb:store", options: Sequence[str] = ()
+    ) -> None:
+        self.folder = folder
+        self.store = store
+        port = free_port()
+        self.url = f"ws://127.0.0.1:{port}"
+        self.control = f"127.0.0.1:{free_port()}"
+        self.log = folder / "negd.log"
+        self._listen = f"tcp:{port}:interface=127.0.0.1"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> DaemonProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self.stop()
+
+    def start(self) -> None:
+        """Start it and return when it is ready.
+
+        :raises RuntimeError: it ended or was not ready in time; with what it wrote.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.spawn()
+        deadline = time.monotonic() + START_WITHIN
+        while not self.is_ready():
+            if not self.is_running() or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"negd did not start:\n{self.log.read_text()}")
+            time.sleep(0.05)
+
+    def spawn(self, stderr: int | None = None) -> None:
+        """Start it without waiting.
+
+        :param stderr: as for :class:`subprocess.Popen`; the log unless given.
+        """
+        options = ["--store", self.store, "--listen", self._listen, "--control", self.control]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_TWISTD, *options, *self._options],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log if stderr is None else stderr,
+            )
+
+    @property
+    def stderr(self) -> IO[bytes] | None:
+        """Its stderr, where :meth:`spawn` was asked for a pipe."""
+        return None if self._process is None else self._process.stderr
+
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def is_ready(self) -> bool:
+        """Whether its control service says that everything runs."""
+        with ControlClient(self.control, timeout=1.0) as client:
+            try:
+                return client.ready()
+            except ControlError:
+                return False
+
+    def wait(self, within: float = STOP_WITHIN) -> int:
+        """Its exit status, as :attr:`subprocess.Popen.returncode`, once it has ended."""
+        assert self._process is not None
+        try:
+            return self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Send SIGKILL and see it gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def negctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``negctl`` against its control service."""
+        return negctl("--control", self.control, *arguments, folder=self.folder)
+
+    def hold(self, events: Iterable[Event]) -> None:
+        """Import events into its store; it must not be running.
+
+        :raises RuntimeError: it failed; with what it said.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(event.encode().decode() + "\n" for event in events)
+        done = negctl("import", "-", "--store", self.store, folder=self.folder, stdin=lines)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+
+    def export(self) -> set[str]:
+        """The lines that ``negctl export`` writes of its store.
+
+        :raises RuntimeError: it failed; with what it said.
+        """
+        done = negctl("export", "--store", self.store, folder=self.folder)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return set(done.stdout.splitlines())
+
+
+def twistd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``twistd -n negd`` in a folder, to its end."""
+    return subprocess.run(
+        [*_TWISTD, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def negctl(
+    *arguments: str, folder: Path, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``negctl`` in a folder, to its end."""
+    return subprocess.run(
+        [str(_BIN / "negctl"), *arguments],
+        cwd=folder,
+        input=stdin if stdin is not None else "",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        check=False,
+    )

@@ -1,0 +1,30 @@
+"""Real daemons for the tests, each in a folder of its own, stopped with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from negd.nostr.event import Event
+from negd.testing.processes import DaemonProcess
+
+MakeDaemon = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
+    """Makes a daemon, not started yet: its name, the events in its store, more for its options."""
+    with ExitStack() as stack:
+
+        def make(name: str = "negd", events: Iterable[Event] = (), **more: Any) -> DaemonProcess:
+            daemon = DaemonProcess(tmp_path / name, **more)
+            if events:
+                daemon.hold(events)
+            stack.push(daemon)
+            return daemon
+
+        yield make
