@@ -1,0 +1,298 @@
+"""Links to peer relays: an :class:`IPeerDialer` over autobahn."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.types import ConnectingRequest
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TCPTimedOutError,
+    UserError,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from negd import __version__
+from negd.errors import PeerError
+from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
+from negd.nostr.messages import InvalidMessage, decode_relay
+from negd.settings import SyncSettings
+from negd.websocket.pacing import PacedWebSocket
+
+log = Logger()
+
+T = TypeVar("T")
+
+_PING_INTERVAL = 30.0
+_PING_TIMEOUT = 30.0
+_CLOSING = 5.0
+_LARGEST_HEADER = 16_384
+_LONGEST_REASON = 200
+
+
+@implementer(IPeerLink)
+class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
+    """One WebSocket to a relay.
+
+    :ivar opened: fires when the handshake is done; cancelling it drops the connection.
+    """
+
+    def __init__(self, url: str, listener: IPeerListener) -> None:
+        super().__init__()
+        self.url = url
+        self.opened: Deferred[None] = Deferred(self._give_up)
+        self._listener = listener
+        self._writable: list[Deferred[None]] = []
+        self._fault: BaseException | None = None
+        self._is_open = self._closed_by_us = False
+
+    # --- IPeerLink; send, pause and resume are PacedWebSocket's ---------------------------------
+
+    async def drained(self) -> None:
+        """See :meth:`IPeerLink.drained`."""
+        if self._is_open and not self._is_writable:
+            waiter: Deferred[None] = Deferred(self._writable.remove)
+            self._writable.append(waiter)
+            await waiter
+
+    def close(self) -> None:
+        """See :meth:`IPeerLink.close`."""
+        self._closed_by_us = True
+        # A paused side would see neither the answer to our goodbye nor the end.
+        self.resume()
+        self.sendClose(1000)
+
+    # --- what autobahn tells --------------------------------------------------------------------
+
+    def onConnecting(self, transport_details: object) -> ConnectingRequest:
+        """The request of the handshake: autobahn's own lacks the brackets of IPv6."""
+        factory = self.factory
+        host = f"[{factory.host}]" if ":" in factory.host else factory.host
+        return ConnectingRequest(
+            host=host,
+            port=factory.port,
+            resource=factory.resource,
+            headers={},
+            useragent=factory.useragent,
+            protocols=[],
+        )
+
+    def onOpen(self) -> None:
+        """The handshake is done."""
+        if not self.opened.called:
+            self._is_open = True
+            self.gate_writing(lambda: None, self._wake)
+            self.opened.callback(None)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Decode a message for the listener."""
+        if isBinary:
+            self._listener.unreadable("binary message")
+            return
+        try:
+            message = decode_relay(payload)
+        except InvalidMessage as error:
+            self._listener.unreadable(error.text)
+        else:
+            self._listener.received(message)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """The connection is gone: tell whoever waits for it, once."""
+        text = _printable(self._describe_end(wasClean, code, reason))
+        was_open, self._is_open = self._is_open, False
+        self._wake()
+        if was_open:
+            self._listener.lost(text)
+        elif not self.opened.called:
+            self.opened.errback(PeerError(text))
+
+    def failHandshake(self, reason: str) -> None:
+        """Say by which HTTP status the peer refused."""
+        super().failHandshake(self._describe_refusal() or f"WebSocket handshake failed: {reason}")
+
+    # --- what Twisted tells ---------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bound the peer's HTTP header, and survive whatever it holds."""
+        try:
+            super().dataReceived(data)
+            if self.state == self.STATE_CONNECTING and len(self.data) > _LARGEST_HEADER:
+                self.failHandshake("the answer's header does not end")
+        except Exception as error:
+            if self.state == self.STATE_CONNECTING:
+                self.failHandshake(f"the answer cannot be read ({error})")
+            else:
+                log.failure("a message from {url} failed", url=self.url)
+                self.wasNotCleanReason = "internal error"
+                self.dropConnection(abort=True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Keep the reason: for TLS it says more than autobahn does."""
+        self._fault = reason.value
+        super().connectionLost(reason)
+
+    # --- within ---------------------------------------------------------------------------------
+
+    def _give_up(self, _: object) -> None:
+        self.dropConnection(abort=True)
+
+    def _wake(self) -> None:
+        writable, self._writable = self._writable, []
+        for waiter in writable:
+            waiter.callback(None)
+
+    def _describe_refusal(self) -> str:
+        parts = getattr(self, "http_status_line", "").split(maxsplit=2)
+        if len(parts) < 2 or parts[1] == "101":
+            return ""
+        status = " ".join(parts[1:])
+        location = self.http_headers.get("location")
+        if parts[1].startswith("3") and location:
+            return f"the peer redirects to {location} (HTTP {status}): use that URL"
+        return f"the peer refuses WebSocket (HTTP {status})"
+
+    def _describe_end(self, was_clean: bool, code: int | None, reason: str | None) -> str:
+        if self._closed_by_us:
+            return "closed by us"
+        if self.remoteCloseCode is not None:
+            return f"the peer closed the link ({code or self.remoteCloseCode}: {reason or '-'})"
+        if isinstance(self._fault, SSL.Error | VerificationError):
+            return f"TLS failed: {_describe_tls(self._fault)}"
+        if was_clean:
+            return "the peer closed the link"
+        if self.droppedByMe and self.wasNotCleanReason:
+            return str(self.wasNotCleanReason)
+        return "the connection was lost" if self._is_open else "closed before the handshake ended"
+
+
+class _LinkFactory(WebSocketClientFactory):
+    """Makes the one link of an attempt.
+
+    :ivar link: None until TCP (and TLS for the first bytes) is connected.
+    """
+
+    noisy = False
+
+    def __init__(
+        self, url: str, listener: IPeerListener, settings: SyncSettings, reactor: Any
+    ) -> None:
+        super().__init__(url, useragent=f"negd/{__version__}", reactor=reactor)
+        self.link: PeerLink | None = None
+        self._listener = listener
+        self.setProtocolOptions(
+            maxFramePayloadSize=settings.max_message,
+            maxMessagePayloadSize=settings.max_message,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=_CLOSING,
+            serverConnectionDropTimeout=_CLOSING,
+            autoPingInterval=_PING_INTERVAL,
+            autoPingTimeout=_PING_TIMEOUT,
+            tcpNoDelay=True,
+        )
+
+    def buildProtocol(self, addr: object) -> PeerLink:
+        """The link of the attempt."""
+        link = self.link = PeerLink(self.url, self._listener)
+        link.factory = self
+        return link
+
+
+@implementer(IPeerDialer)
+class Dialer:
+    """Dials relays over ws and wss; certificates are verified against the name in the URL.
+
+    :param reactor: an IReactorTime, IReactorTCP and IReactorPluggableNameResolver.
+    :param trust: the authority that signs peers' certificates; the platform's unless given.
+    """
+
+    def __init__(
+        self, reactor: Any, settings: SyncSettings, trust: Certificate | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._trust = trust
+
+    async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
+        """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""
+        factory = _LinkFactory(url, listener, self._settings, self._reactor)
+        seconds = self._settings.connect
+        opening = Deferred.fromCoroutine(self._open(urlsplit(url), factory))
+        try:
+            return await opening.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            missing = "connection" if factory.link is None else "WebSocket handshake"
+            raise PeerError(f"no {missing} within {seconds:g} s") from None
+
+    async def _open(self, place: SplitResult, factory: _LinkFactory) -> PeerLink:
+        try:
+            link = await _plainly_cancelled(self._endpoint(place).connect(factory))
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise PeerError(_printable(_describe_failure(error, place))) from None
+        assert isinstance(link, PeerLink)
+        await link.opened
+        return link
+
+    def _endpoint(self, place: SplitResult) -> IStreamClientEndpoint:
+        host = place.hostname or ""
+        is_secure = place.scheme == "wss"
+        port = place.port or (443 if is_secure else 80)
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._settings.connect)
+        if not is_secure:
+            return endpoint
+        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+
+
+def _plainly_cancelled(connecting: Deferred[T]) -> Deferred[T]:
+    """The same, but cancelling it fails it with CancelledError: endpoints each fail otherwise."""
+
+    def cancel(_: object) -> None:
+        outcome.errback(CancelledError())
+        connecting.cancel()
+
+    def pass_on(result: T | Failure) -> None:
+        if not outcome.called:
+            outcome.callback(result)
+
+    outcome: Deferred[T] = Deferred(cancel)
+    connecting.addBoth(pass_on)
+    return outcome
+
+
+def _describe_failure(error: Exception, place: SplitResult) -> str:
+    if isinstance(error, DNSLookupError):
+        return f"no address found for {place.hostname}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{place.netloc} refuses connections"
+    if isinstance(error, TCPTimedOutError | UserError):
+        return f"{place.netloc} does not answer"
+    if isinstance(error, ConnectError):
+        return f"{place.netloc} cannot be reached: {error.osError or error}"
+    return f"{place.netloc} cannot be dialed: {error}"
+
+
+def _describe_tls(error: BaseException) -> str:
+    if isinstance(error, VerificationError):
+        return "the certificate is for another name"
+    details = error.args[0] if error.args else ()
+    reasons = [part[2] for part in details if isinstance(part, tuple) and len(part) > 2]
+    return "; ".join(reasons) or "the connection was cut"
+
+
+def _printable(text: str) -> str:
+    """A peer's words, fit for a log and a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_REASON])

@@ -1,0 +1,151 @@
+"""The WebSocket endpoint for Nostr clients, as a twisted.web resource: one port, two protocols."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket import USES_NVX
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from negd.websocket.conversation import Backend, Conversation
+from negd.websocket.outgoing import IChannel
+from negd.websocket.pacing import PacedWebSocket
+
+log = Logger()
+
+_CLOSING = 5.0
+_GOING_AWAY = 1001
+
+
+@implementer(IChannel)
+class ClientConnection(PacedWebSocket, WebSocketServerProtocol):  # type: ignore[misc]
+    """One client's WebSocket. Translates; :class:`Conversation` decides."""
+
+    conversation: Conversation | None = None
+
+    # --- IChannel; send, pause and resume are PacedWebSocket's ----------------------------------
+
+    def abort(self, reason: str) -> None:
+        """See :meth:`IChannel.abort`."""
+        log.info("dropping client {peer}: {reason}", peer=self.peer, reason=reason)
+        self.dropConnection(abort=True)
+
+    # --- what autobahn tells --------------------------------------------------------------------
+
+    def onOpen(self) -> None:
+        """The handshake is done. autobahn would swallow what is raised here."""
+        try:
+            name = self.factory.name_connection(self)
+            conversation = Conversation(name, self, self.factory.backend)
+            outgoing = conversation.outgoing
+            self.gate_writing(outgoing.stop, outgoing.resume)
+        except Exception:
+            log.failure("a client could not be taken on")
+            self.dropConnection(abort=True)
+        else:
+            self.conversation = conversation
+            self.factory.connections.add(self)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """One message, whole."""
+        if self.conversation is None:
+            return
+        if isBinary:
+            self.conversation.received_binary()
+        else:
+            self.conversation.received(payload)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """The connection is gone, or never became one."""
+        if self.conversation is not None:
+            self.factory.disconnected(self)
+            self.conversation.lost()
+            self.conversation = None
+
+    # --- what Twisted tells ---------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """One read from the network, which may hold many messages."""
+        super().dataReceived(data)
+        if self.conversation is not None:
+            self.conversation.end_of_read()
+
+
+class ClientFactory(WebSocketServerFactory):
+    """Makes the connections of all clients, on whatever ports they come in.
+
+    :param reactor: an IReactorTime.
+    :ivar connections: those whose handshake is done.
+    """
+
+    protocol = ClientConnection
+    noisy = False
+
+    def __init__(self, backend: Backend, reactor: Any) -> None:
+        super().__init__(server="negd", reactor=reactor)
+        self.backend = backend
+        self.connections: set[ClientConnection] = set()
+        self._serial = count(1)
+        self._emptied: Deferred[None] | None = None
+        settings = backend.settings
+        self.setProtocolOptions(
+            maxFramePayloadSize=settings.max_message,
+            maxMessagePayloadSize=settings.max_message,
+            maxConnections=settings.max_connections,
+            autoPingInterval=settings.ping_interval,
+            autoPingTimeout=settings.ping_timeout,
+            closeHandshakeTimeout=_CLOSING,
+            # Say why before closing: a message too large, text that is not UTF-8.
+            failByDrop=False,
+            # Web clients opened from a file have the origin "null".
+            allowNullOrigin=True,
+            tcpNoDelay=True,
+        )
+        if not USES_NVX:
+            log.warn("autobahn runs without its native helpers: large messages will be slow")
+
+    def as_resource(self) -> IResource:
+        """Where an HTTP site sends the requests that ask for a WebSocket."""
+        return WebSocketResource(self)
+
+    def name_connection(self, connection: ClientConnection) -> str:
+        """A connection's id, unlike every other of this process: ``ws:127.0.0.1:56264:17``."""
+        address = connection.transport.getPeer()
+        match address:
+            case IPv4Address():
+                place = f"{address.host}:{address.port}"
+            case IPv6Address():
+                place = f"[{address.host}]:{address.port}"
+            case _:
+                place = "local"
+        return f"ws:{place}:{next(self._serial)}"
+
+    def disconnected(self, connection: ClientConnection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    async def close(self, patience: float = 5.0) -> None:
+        """Say goodbye to every client; those who have not left after ``patience`` s are dropped.
+
+        To be called once no new client can come in.
+        """
+        if not self.connections:
+            return
+        self._emptied = Deferred(lambda _: None)
+        for connection in list(self.connections):
+            connection.sendCloseFrame(_GOING_AWAY, b"the relay is stopping")
+        try:
+            await self._emptied.addTimeout(patience, self.reactor)
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.abort("it did not leave")
