@@ -63,7 +63,8 @@ class Contact:
             kind=RELAY_AUTH,
             tags=[("relay", self.link.url), ("challenge", challenge)],
         )
-        with self.dialogue.ok_for(answer.id) as box:
+        with self.dialogue.oks() as box:
+            box.expect(answer.id)
             self.link.send(encode_auth(answer))
             letter = await box.next(self._patience, "answer to AUTH")
         return isinstance(letter, Ok) and letter.accepted

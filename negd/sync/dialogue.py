@@ -81,9 +81,37 @@ class Mailbox:
         assert self._failure is not None
         raise self._failure
 
+    def ready(self, most: int) -> list[Letter]:
+        """Up to ``most`` messages of those that came already."""
+        return [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
+
+    @property
+    def unread(self) -> int:
+        """How many messages came and were not taken."""
+        return len(self._letters)
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.called:
             self._waiter.callback(None)
+
+
+class OkMailbox(Mailbox):
+    """A mailbox that takes the ``OK`` answers to the events it was told of, each once."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self._expected: set[str] = set()
+
+    def expect(self, event_id: str) -> None:
+        """An event was sent, whose hex id this is."""
+        self._expected.add(event_id)
+
+    def offer(self, letter: Ok) -> None:
+        """Take an answer, if it is one of those expected."""
+        event_id = letter.event_id.lower()
+        if event_id in self._expected:
+            self._expected.discard(event_id)
+            self.put(letter)
 
 
 @implementer(IPeerListener)
@@ -98,8 +126,7 @@ class Dialogue:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._boxes: dict[str, Mailbox] = {}
-        self._oks: Mailbox | None = None
-        self._awaited_oks: dict[str, Mailbox] = {}
+        self._ok_boxes: list[OkMailbox] = []
         self._negotiation: Mailbox | None = None
         self._lost: PeerError | None = None
         self._unreadable = 0
@@ -125,22 +152,16 @@ class Dialogue:
                 self._negotiation = None
 
     @contextmanager
-    def ok_for(self, event_id: str) -> Iterator[Mailbox]:
-        """The mailbox of the ``OK`` to one event, by its hex id, while the context lasts."""
-        box = self._awaited_oks[event_id] = self._box()
+    def oks(self) -> Iterator[OkMailbox]:
+        """A mailbox for ``OK`` answers to events of its owner, while the context lasts."""
+        box = OkMailbox(self._clock)
+        if self._lost is not None:
+            box.fail(self._lost)
+        self._ok_boxes.append(box)
         try:
             yield box
         finally:
-            del self._awaited_oks[event_id]
-
-    @contextmanager
-    def oks(self) -> Iterator[Mailbox]:
-        """The mailbox of all other ``OK`` answers while the context lasts."""
-        box = self._oks = self._box()
-        try:
-            yield box
-        finally:
-            self._oks = None
+            self._ok_boxes.remove(box)
 
     def _box(self) -> Mailbox:
         box = Mailbox(self._clock)
@@ -154,9 +175,8 @@ class Dialogue:
             if self._negotiation is not None and concerns_negotiation(message):
                 self._negotiation.put(message)
         elif isinstance(message, Ok):
-            awaiting = self._awaited_oks.get(message.event_id, self._oks)
-            if awaiting is not None:
-                awaiting.put(message)
+            for ok_box in self._ok_boxes:
+                ok_box.offer(message)
         elif isinstance(message, Challenge):
             self.challenge = message.challenge
         elif isinstance(message, NegErr) and not message.subscription:
@@ -176,8 +196,5 @@ class Dialogue:
     def lost(self, reason: str) -> None:
         """See :meth:`IPeerListener.lost`."""
         self._lost = self._lost or PeerError(reason)
-        boxes = [*self._boxes.values(), *self._awaited_oks.values()]
-        if self._oks is not None:
-            boxes.append(self._oks)
-        for box in boxes:
+        for box in (*self._boxes.values(), *self._ok_boxes):
             box.fail(self._lost)

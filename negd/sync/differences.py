@@ -8,36 +8,24 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 
-class Differences:
-    """A line of distinct ids with one producer and any number of takers.
-
-    An id is let in once, however often it is found: with a frame limit a peer may report an id
-    in several rounds (DESIGN: collect in sets).
-    """
+class Line:
+    """Ids in line for any number of takers."""
 
     def __init__(self) -> None:
-        self._found: set[bytes] = set()
         self._line: deque[bytes] = deque()
         self._finished = False
         self._takers: deque[Deferred[None]] = deque()
 
-    def add(self, ids: Iterable[bytes]) -> int:
-        """Put ids in line; how many of them were new."""
-        before = len(self._found)
-        for event_id in ids:
-            if event_id not in self._found:
-                self._found.add(event_id)
-                self._line.append(event_id)
-        self._wake()
-        return len(self._found) - before
+    def __len__(self) -> int:
+        return len(self._line)
 
-    def put_back(self, ids: Iterable[bytes]) -> None:
-        """Put ids that were taken in line once more."""
+    def put(self, ids: Iterable[bytes]) -> None:
+        """Put ids in line, or those once more that were taken."""
         self._line.extend(ids)
         self._wake()
 
     def finish(self) -> None:
-        """Nothing is added any more: takers get what is left, then nothing."""
+        """Nothing new comes any more: takers get what is left, then nothing."""
         self._finished = True
         self._wake()
 
@@ -56,3 +44,21 @@ class Differences:
     def _wake(self) -> None:
         while self._takers and (self._line or self._finished):
             self._takers.popleft().callback(None)
+
+
+class Differences(Line):
+    """A line that an id enters once, however often it is found.
+
+    With a frame limit a peer may report an id in several rounds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: set[bytes] = set()
+
+    def add(self, ids: Iterable[bytes]) -> int:
+        """Put the ids in line that were not found before; how many that were."""
+        fresh = list(dict.fromkeys(event_id for event_id in ids if event_id not in self._found))
+        self._found.update(fresh)
+        self.put(fresh)
+        return len(fresh)

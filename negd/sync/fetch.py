@@ -79,7 +79,7 @@ class Fetch:
         await self._arrivals.take(answer.events)
         missing = [event_id for event_id in ids if event_id not in answer.events]
         if answer.events:
-            self._needs.put_back(missing)  # a cap on events an answer: ask for the rest
+            self._needs.put(missing)  # a cap on events an answer: ask for the rest
         else:
             await self._retry(missing, answer.refusal)
 
@@ -98,5 +98,5 @@ class Fetch:
                 self._ledger.note(event_id, Residue.UNFETCHABLE, refusal or "not returned")
         if again:
             await deferLater(self._clock, _PAUSE)
-            self._needs.put_back(again)
+            self._needs.put(again)
         await self._ledger.write()

@@ -8,7 +8,7 @@ from negd.interfaces import IEventStore, Residue
 from negd.nostr.messages import Ok, encode_publish
 from negd.settings import SyncSettings
 from negd.sync.contact import Contact
-from negd.sync.dialogue import Mailbox
+from negd.sync.dialogue import OkMailbox, Silence
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 
@@ -40,6 +40,7 @@ class Upload:
         self._ready: list[tuple[bytes, bytes]] = []
         self._unanswered: set[bytes] = set()
         self._retried: set[bytes] = set()
+        self._heard = False
 
     async def run(self) -> None:
         """Push until the haves are finished and every event sent is answered.
@@ -49,7 +50,7 @@ class Upload:
         """
         with self._peer.dialogue.oks() as box:
             while await self._load():
-                await self._send()
+                await self._send(box)
                 if self._unanswered:
                     await self._settle(box)
 
@@ -74,37 +75,50 @@ class Upload:
         # What is gone since the snapshot was replaced or deleted: no difference any more.
         self._ready.extend((i, events[i]) for i in wanted if i in events)
 
-    async def _send(self) -> None:
+    async def _send(self, box: OkMailbox) -> None:
         room = self._settings.upload_window - len(self._unanswered)
         sending, self._ready = self._ready[:room], self._ready[room:]
         for event_id, event_json in sending:
             self._unanswered.add(event_id)
+            box.expect(event_id.hex())
             self._peer.link.send(encode_publish(event_json))
         await self._peer.link.drained()
 
-    async def _settle(self, box: Mailbox) -> None:
+    async def _settle(self, box: OkMailbox) -> None:
         """Account for the next OK."""
-        letter = await box.next(self._settings.answer, "OK for an event")
-        if not isinstance(letter, Ok):
-            return
-        event_id = _id_of(letter)
-        if event_id not in self._unanswered:
-            return
-        self._unanswered.discard(event_id)
-        if letter.accepted or letter.text.startswith("duplicate:"):
-            self._moved(sent=1)
-            self._ledger.settle(event_id)
-        elif event_id not in self._retried and await self._peer.admitted_after(letter.text):
-            self._retried.add(event_id)
-            self._haves.put_back([event_id])
+        try:
+            letter = await box.next(self._settings.answer, "OK for an event")
+        except Silence:
+            self._write_off()
         else:
-            self._moved(rejected=1)
-            self._ledger.note(event_id, Residue.THEIRS_REJECTED, letter.text)
+            if isinstance(letter, Ok):
+                self._heard = True
+                await self._account(bytes.fromhex(letter.event_id), letter)
         await self._ledger.write()
 
+    async def _account(self, event_id: bytes, answer: Ok) -> None:
+        self._unanswered.discard(event_id)
+        if answer.accepted or answer.text.startswith("duplicate:"):
+            self._moved(sent=1)
+            self._ledger.settle(event_id)
+        elif event_id not in self._retried and await self._peer.admitted_after(answer.text):
+            self._retried.add(event_id)
+            self._haves.put([event_id])
+        else:
+            self._reject(event_id, answer.text)
 
-def _id_of(letter: Ok) -> bytes:
-    try:
-        return bytes.fromhex(letter.event_id)
-    except ValueError:
-        return b""
+    def _write_off(self) -> None:
+        """Give up on what a peer, who answers otherwise, has left unanswered.
+
+        :raises Silence: it has answered nothing since the last time.
+        """
+        if not self._heard:
+            raise Silence(f"no OK for {len(self._unanswered)} events")
+        self._heard = False
+        for event_id in self._unanswered:
+            self._reject(event_id, "no OK came")
+        self._unanswered.clear()
+
+    def _reject(self, event_id: bytes, text: str) -> None:
+        self._moved(rejected=1)
+        self._ledger.note(event_id, Residue.THEIRS_REJECTED, text)

@@ -34,7 +34,7 @@ class DifferencesTests(SynchronousTestCase):
         self.line.finish()
         for taker in waiting:
             self.assertEqual(self.successResultOf(taker), [])
-        self.line.put_back(ids[:1])
+        self.line.put(ids[:1])
         self.assertEqual(self.successResultOf(self.take(2)), ids[:1])
         self.assertEqual(self.successResultOf(self.take(2)), [])
 
