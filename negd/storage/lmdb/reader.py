@@ -106,11 +106,6 @@ class Reader:
             events = txn.stat(self._environment.databases.events)["entries"]
         return StoreStatistics(events - len(expired), self._environment.bytes)
 
-    def expired(self, now: float) -> bytes:
-        """The records of all that has expired and is not swept."""
-        with self._environment.read() as txn:
-            return _View(txn, self._environment.databases, now).expired.tobytes()
-
     def first_expiry(self) -> float:
         """The second at which something expires first."""
         with self._environment.read() as txn:

@@ -144,6 +144,7 @@ class LmdbStore:
         self._watches = Watches()
         self._expiry = expiry
         self._overdue = False
+        self._sweeping: list[Deferred[None]] | None = None
         self._timer: IDelayedCall | None = None
         self._stopped = False
         self._set_timer()
@@ -207,6 +208,7 @@ class LmdbStore:
         self._generation += 1
         self._expiry = _NEVER
         self._overdue = True
+        self._sweeping = []
         Deferred.fromCoroutine(self._sweep(self._writer))
 
     async def _sweep(self, writer: Writer) -> None:
@@ -226,6 +228,9 @@ class LmdbStore:
             self._overdue = False
         self._expiry = min(self._expiry, following)
         self._set_timer()
+        waiting, self._sweeping = self._sweeping or [], None
+        for swept in waiting:
+            swept.callback(None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -250,14 +255,18 @@ class LmdbStore:
         return records if wanted.limit is None else records.newest(wanted.limit)
 
     async def _window(self, wanted: Filter) -> RecordSet | None:
-        """The records within the bounds of a filter that has nothing else; None for others."""
+        """The records within the bounds of a filter that has nothing else; None for others.
+
+        None too while expired events cannot be removed: the reader leaves them out itself.
+        """
         if self._live is None or not _has_bounds_only(wanted):
             return None
         self._notice_expiry()
-        live = self._live
-        if self._overdue:
-            live = live.delete(await self._read(self._reader.expired, self._clock.seconds()))
-        return live.window(wanted.since, wanted.until)
+        if self._sweeping is not None:
+            swept: Deferred[None] = Deferred()
+            self._sweeping.append(swept)
+            await swept
+        return None if self._overdue else self._live.window(wanted.since, wanted.until)
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`."""

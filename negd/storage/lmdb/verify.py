@@ -128,19 +128,18 @@ class Verification:
             if not (cursor.set_range_dup(key, record) or cursor.set_range(key + b"\0")):
                 return problems, None
             piece = list(islice(cursor, _PIECE + 1))
-            for key, record in piece[:_PIECE]:
-                event = self._event(txn, record[8:])
-                if event is None:
-                    problems.append(f"{name}: lists {record[8:].hex()}, which is not stored")
-                elif record != event.record or not self._belongs(event, database, key):
-                    problems.append(f"{name}: lists {record[8:].hex()} wrongly under {key.hex()}")
+            places = {record: self._places(txn, record) for record in {r for _, r in piece}}
+        for key, record in piece[:_PIECE]:
+            if (database, key) not in places[record]:
+                problems.append(f"{name}: lists {record[8:].hex()} wrongly under {key.hex()}")
         return problems, piece[_PIECE] if len(piece) > _PIECE else None
 
-    def _belongs(self, event: Event, database: Database, key: bytes) -> bool:
-        return any(
-            held is database and key == wanted
-            for held, wanted in posting_keys(self._databases, event)
-        )
+    def _places(self, txn: Transaction, record: bytes) -> set[tuple[Database, bytes]]:
+        """Where the record belongs; nowhere if there is no such event."""
+        event = self._event(txn, record[8:])
+        if event is None or event.record != record:
+            return set()
+        return set(posting_keys(self._databases, event))
 
     def _event(self, txn: Transaction, event_id: bytes) -> Event | None:
         json = txn.get(event_id, db=self._databases.events)

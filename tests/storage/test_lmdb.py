@@ -1,0 +1,395 @@
+"""The LMDB storage: the promises of all storages, and those of its files, threads and limits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lmdb
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+
+from negd.errors import ConfigError, StorageError
+from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.storage.lmdb import reader
+from negd.storage.lmdb.environment import Environment
+from negd.storage.lmdb.store import LmdbStorage, open_lmdb
+from negd.testing.events import sample_events
+from negd.testing.threads import ThreadedClock
+from tests.storage.contract import LIMIT, NOW, Stand, StorageContract, note
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def opened(
+    folder: str | Path, read_only: bool = False, first_map: int = 1 << 30
+) -> Iterator[Stand]:
+    clock = ThreadedClock(NOW)
+    storage = clock.wait(
+        LmdbStorage.open(str(folder), clock, read_only, first_map=first_map, max_entries=LIMIT)
+    )
+    try:
+        yield Stand(clock, storage)
+    finally:
+        clock.wait(storage.close())
+
+
+def run_python(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """A process of its own in which ``script`` runs, with pipes to and from it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+class TestLmdb(StorageContract):
+    @contextmanager
+    def opened(self) -> Iterator[Stand]:
+        with TemporaryDirectory() as folder, opened(folder) as stand:
+            yield stand
+
+
+class TestLmdbWalkingLists(TestLmdb):
+    """The same answers come from long lists, which are walked over from their newest records."""
+
+    @pytest.fixture(autouse=True)
+    def all_lists_are_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reader, "_WHOLE", 0)
+        monkeypatch.setattr(reader, "_PATIENCE", 3)
+        monkeypatch.setattr(reader, "_FEW_KINDS", 1)
+
+
+class TestLmdbIntersectingLists(TestLmdb):
+    """The same answers come from lists alone, without a look at the events."""
+
+    @pytest.fixture(autouse=True)
+    def looking_is_dear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reader, "_CHECKS", 1e9)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_all_is_there_after_reopening(tmp_path: Path) -> None:
+    events = list(sample_events(300, until=NOW))
+    entry = LedgerEntry(Residue.OURS_REJECTED, "invalid", 1, 2.0)
+    with opened(tmp_path / "store") as stand:
+        stand.ingest(*events)
+        stand.wait(stand.book.put("wss://a.example", PeerState(last_sync=7)))
+        stand.wait(stand.book.write_ledger("wss://a.example", {bytes(32): entry}, []))
+        kept = list(stand.wait(stand.events.snapshot(EVERYTHING)))
+    for read_only in (False, True):
+        with opened(tmp_path / "store", read_only) as stand:
+            assert list(stand.wait(stand.events.snapshot(EVERYTHING))) == kept
+            assert stand.listing(EVERYTHING, 77) == stand.listing(
+                Filter.build(kinds=range(65536)), 300
+            )
+            assert stand.wait(stand.events.count(EVERYTHING)) == len(kept)
+            assert stand.wait(stand.book.peers()) == {"wss://a.example": PeerState(last_sync=7)}
+            assert stand.wait(stand.book.ledger("wss://a.example", [bytes(32)])) == {
+                bytes(32): entry
+            }
+            stand.assert_sound()
+
+
+def test_what_expired_while_closed_is_gone(tmp_path: Path) -> None:
+    with opened(tmp_path) as stand:
+        stand.ingest(note(tags=[["expiration", str(NOW + 5)]]), note(content="stays"))
+    clock = ThreadedClock(NOW + 5)
+    for read_only in (True, False):
+        storage = clock.wait(LmdbStorage.open(str(tmp_path), clock, read_only))
+        stand = Stand(clock, storage)
+        assert len(stand.ids()) == 1
+        assert len(stand.ids(Filter.build(kinds=[1]))) == 1
+        clock.wait(storage.close())
+
+
+def test_read_only_takes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as stand:
+        stand.ingest(note())
+    with opened(tmp_path, read_only=True) as stand:
+        with pytest.raises(StorageError, match="open for reading"):
+            stand.ingest(note(content="new"))
+        with pytest.raises(StorageError, match="open for reading"):
+            stand.wait(stand.book.put("wss://a.example", PeerState()))
+        assert len(stand.ids()) == 1
+
+
+def test_read_only_of_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="there is no store in"), opened(tmp_path / "x", True):
+        pass
+    assert not (tmp_path / "x").exists()
+
+
+def test_second_writer_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    script = """
+import sys
+from negd.storage.lmdb.environment import Environment
+environment = Environment(sys.argv[1], read_only=False)
+print("open", flush=True)
+sys.stdin.read()
+"""
+    with run_python(script, tmp_path) as first:
+        assert first.stdout is not None and first.stdout.readline() == "open\n"
+        with pytest.raises(StorageError, match=f"in use by process {first.pid}$"):
+            Environment(str(tmp_path), read_only=False)
+        first.communicate()
+    with opened(tmp_path):
+        pass
+
+
+def test_the_same_process_cannot_open_it_twice(tmp_path: Path) -> None:
+    refusal = pytest.raises(StorageError, match=f"in use by process {os.getpid()}")
+    with opened(tmp_path), refusal, opened(tmp_path):
+        pass
+
+
+def test_readers_work_beside_the_writer(tmp_path: Path) -> None:
+    """Another process reads, beyond the size of map that it opened the store with."""
+    script = """
+import sys
+from negd.nostr.filter import Filter
+from negd.storage.lmdb.store import LmdbStorage
+from negd.testing.threads import ThreadedClock
+clock = ThreadedClock(1_700_000_000)
+storage = clock.wait(LmdbStorage.open(sys.argv[1], clock, True, first_map=1 << 18))
+for line in sys.stdin:
+    print(clock.wait(storage.events.count(Filter.build(kinds=range(65536)))), flush=True)
+"""
+    with opened(tmp_path, first_map=1 << 18) as stand, run_python(script, tmp_path) as other:
+        assert other.stdin is not None and other.stdout is not None
+        counts = []
+        for seed in range(3):
+            stand.ingest(*sample_events(400, seed, until=NOW))
+            other.stdin.write("count\n")
+            other.stdin.flush()
+            counts.append(int(other.stdout.readline()))
+            assert counts[-1] == stand.wait(stand.events.statistics()).events
+        other.communicate()
+    assert counts == sorted(set(counts))
+
+
+def test_map_grows_under_writers_and_readers(tmp_path: Path) -> None:
+    events = list(sample_events(1500, until=NOW))
+    with opened(tmp_path, first_map=1 << 16) as stand:
+        writes = [stand.events.ingest(events[n : n + 50]) for n in range(0, len(events), 50)]
+        reads = [stand.events.count(Filter.build(kinds=[1])) for _ in range(50)]
+        work = [Deferred.fromCoroutine(coroutine) for coroutine in [*writes, *reads]]
+        stand.wait(gatherResults(work))
+        assert stand.wait(stand.events.statistics()).bytes > 1 << 20
+        stand.assert_sound()
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("x")
+    with pytest.raises(StorageError, match="cannot be opened"), opened(tmp_path / "store"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 1000, b"\0" * 8192])
+def test_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.mdb").write_bytes(content)
+    if not content:  # as a crash at the very beginning leaves it
+        with opened(tmp_path) as stand:
+            assert stand.ids() == set()
+        return
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match="cannot be opened"), opened(tmp_path, read_only):
+            pass
+
+
+def test_database_of_another_program(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as txn:
+        txn.put(b"theirs", b"1")
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match="not negd's"), opened(tmp_path, read_only):
+            pass
+
+
+def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with lmdb.open(str(tmp_path), max_dbs=20) as environment:
+        meta = environment.open_db(b"meta")
+        with environment.begin(write=True) as txn:
+            txn.put(b"schema", b"2", db=meta)
+    refusal = pytest.raises(StorageError, match="is of schema 2; this negd reads schema 1")
+    with refusal, opened(tmp_path):
+        pass
+
+
+def test_store_string_without_a_folder() -> None:
+    with pytest.raises(ConfigError, match="expected lmdb:PATH"):
+        ThreadedClock().wait(open_lmdb("", ThreadedClock()))
+
+
+def test_closed_store_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path) as stand:
+        pass
+    with pytest.raises(StorageError, match="closed"):
+        stand.ingest(note())
+    with pytest.raises(StorageError, match="closed"):
+        stand.ids(Filter.build(kinds=[1]))
+
+
+# --- transactions -------------------------------------------------------------------------------
+
+
+def test_close_finishes_what_was_handed_in(tmp_path: Path) -> None:
+    events = [note(content=str(n)) for n in range(50)]
+    with opened(tmp_path) as stand:
+        work = [Deferred.fromCoroutine(stand.events.ingest([event])) for event in events]
+    verdicts = ThreadedClock().wait(gatherResults(work))
+    assert verdicts == [[Verdict(Outcome.STORED)]] * 50
+    with opened(tmp_path) as stand:
+        assert len(stand.ids()) == 50
+
+
+def test_single_events_share_commits(tmp_path: Path) -> None:
+    events = [note(content=str(n)) for n in range(500)]
+    with opened(tmp_path) as stand:
+        before = stand.events.generation
+        work = [Deferred.fromCoroutine(stand.events.ingest([event])) for event in events]
+        stand.wait(gatherResults(work))
+        assert stand.events.generation - before < 100
+
+
+def test_one_failing_write_takes_no_other_with_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as stand:
+        good = [Deferred.fromCoroutine(stand.events.ingest([note(content=str(n))])) for n in "ab"]
+        bad = stand.storage.events.write(lambda txn, changes: 1 / 0)
+        more = [Deferred.fromCoroutine(stand.events.ingest([note(content=str(n))])) for n in "cd"]
+        with pytest.raises(StorageError, match="the write failed"):
+            stand.wait(bad)
+        stand.wait(gatherResults(good + more))
+        assert len(stand.ids()) == 4
+        stand.assert_sound()
+
+
+_ROOMLESS = """
+import resource, sys
+from negd.errors import StorageError
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.storage.lmdb.store import LmdbStorage
+from negd.testing.events import sample_events
+from negd.testing.threads import ThreadedClock
+
+clock = ThreadedClock(1_700_000_000)
+storage = clock.wait(LmdbStorage.open(sys.argv[1], clock))
+store, events = storage.events, list(sample_events(3000, until=1_700_000_000))
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, unlimited[1]))
+stored = 0
+try:
+    for start in range(0, 3000, 100):
+        clock.wait(store.ingest(events[start : start + 100]))
+        stored = clock.wait(store.count(EVERYTHING))
+except StorageError as error:
+    print("refused", error.text)
+assert 0 < stored == clock.wait(store.count(EVERYTHING)), "reads go on"
+assert stored == clock.wait(store.count(Filter.build(kinds=range(65536)))), "nothing is lost"
+assert not clock.wait(store.verify(lambda read, total: None)).problems
+resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+clock.wait(store.ingest(events))
+assert clock.wait(store.count(EVERYTHING)) > stored, "writes go on when there is room"
+assert not clock.wait(store.verify(lambda read, total: None)).problems
+clock.wait(storage.close())
+print("done")
+"""
+
+
+def test_full_disk_refuses_writes_and_loses_nothing(tmp_path: Path) -> None:
+    """The file may not grow beyond 2 MB for a while: writing it fails as on a full disk."""
+    output, _ = run_python(_ROOMLESS, tmp_path).communicate(timeout=60)
+    assert "refused store" in output
+    assert output.endswith("done\n"), output
+    with opened(tmp_path) as stand:
+        stand.assert_sound()
+
+
+# --- crashes ------------------------------------------------------------------------------------
+
+_WRITING = """
+import sys
+from negd.storage.lmdb.store import LmdbStorage
+from negd.testing.events import sample_events
+from negd.testing.threads import ThreadedClock
+from twisted.internet.defer import Deferred
+
+clock = ThreadedClock(1_700_000_000)
+store = clock.wait(LmdbStorage.open(sys.argv[1], clock, first_map=1 << 20)).events
+
+async def write(batch):
+    verdicts = await store.ingest(batch)
+    for event, verdict in zip(batch, verdicts):
+        sys.stdout.write(f"{event.id} {verdict.outcome.value}\\n")
+    sys.stdout.flush()
+
+events = list(sample_events(4000, int(sys.argv[2]), until=1_700_000_000))
+writes = [Deferred.fromCoroutine(write(events[n : n + 7])) for n in range(0, len(events), 7)]
+print("started", flush=True)
+for written in writes:
+    clock.wait(written)
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, seed: int) -> None:
+    """Killed without warning, sooner or later; what it had said is there, and all agrees."""
+    events = {event.id: event for event in sample_events(4000, seed, until=NOW)}
+    with run_python(_WRITING, tmp_path, str(seed)) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "started\n"
+        lines = [writer.stdout.readline() for _ in range(1 + 300 * seed)]
+        writer.kill()
+        lines += writer.stdout.readlines()
+    acknowledged = [line.split() for line in lines if line.endswith("\n")]
+    stored = {event_id for event_id, outcome in acknowledged if outcome == "stored"}
+    assert stored
+    with opened(tmp_path) as stand:
+        found = {event_id.hex() for event_id in stand.ids()}
+        for event_id in stored - found:  # it may only have made room for another
+            assert stand.ingest(events[event_id])[0] in (Outcome.DELETED, Outcome.SUPERSEDED)
+        stand.assert_sound()
+
+
+# --- verify -------------------------------------------------------------------------------------
+
+
+def test_verify_finds_damage_both_ways(tmp_path: Path) -> None:
+    profile, article = note(kind=0), note(kind=30023, tags=[["d", "x"], ["t", "y"]])
+    text = note(kind=1, tags=[["expiration", str(NOW + 5)]])
+    with opened(tmp_path) as stand:
+        stand.ingest(profile, article, text)
+    environment = Environment(str(tmp_path), read_only=False)
+    databases = environment.databases
+    with environment.write() as txn:
+        txn.delete(b"\0\0", profile.record, db=databases.kinds)
+        txn.put(b"\0\7", article.record, db=databases.kinds)
+        txn.put(b"\0\1", note(content="never stored").record, db=databases.kinds)
+        txn.delete(text.id_bytes, db=databases.events)
+        txn.put(bytes(66), article.id_bytes, db=databases.addresses)
+        broken = article.encode().replace(b'"content":""', b'"content":"!"')
+        txn.put(article.id_bytes, broken, db=databases.events)
+        txn.put(bytes(32), b"{}", db=databases.events)
+    environment.close()
+    with opened(tmp_path) as stand:
+        problems = stand.wait(stand.events.verify(lambda read, total: None)).problems
+    text_id, article_id = text.id, article.id
+    assert f"event {profile.id}: not in kinds under 0000" in problems
+    assert f"event {article_id}: id does not match the event" in problems
+    assert f"kinds: lists {article_id} wrongly under 0007" in problems
+    assert f"kinds: lists {text_id} wrongly under 0001" in problems
+    assert sum(text_id in problem for problem in problems) == 3
+    assert f"addresses: {article_id} holds what it has no right to" in problems
+    assert any(problem.startswith(f"event {'00' * 32}: not an event") for problem in problems)
