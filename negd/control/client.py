@@ -5,7 +5,7 @@ Nothing here needs a reactor: ``negctl`` uses it, and scripts can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -137,10 +137,10 @@ class ControlClient:
 
     def sync(
         self, url: str, wanted: Filter = EVERYTHING, since: int | None = None
-    ) -> Iterator[SyncProgress]:
+    ) -> Generator[SyncProgress, None, None]:
         """Sync with a peer; its progress as it comes, the last one complete.
 
-        Closing the iterator cancels the sync.
+        Closing the generator cancels the sync.
 
         :param since: raises the filter's ``since``.
         :raises negd.errors.PeerError: the sync failed.
@@ -197,7 +197,8 @@ class ControlClient:
         assert isinstance(error, grpc.Call)
         status, details = error.code(), error.details() or ""
         if status is grpc.StatusCode.UNAVAILABLE and "stopping" not in details:
-            return f"no negd answers at {self.address} ({details.splitlines()[0]})"
+            cause = " ".join(details.rpartition(": ")[2].split())
+            return f"no negd answers at {self.address} ({cause})"
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"negd at {self.address} did not answer in time"
         if status is grpc.StatusCode.UNIMPLEMENTED:

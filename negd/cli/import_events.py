@@ -1,0 +1,67 @@
+"""``negctl import``: events from JSONL into a store, checked as from anywhere else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from negd.cli.arguments import add_store
+from negd.cli.meter import meter
+
+if TYPE_CHECKING:
+    from negd.interfaces import IStorage
+
+
+def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("import", help="store events from JSON lines")
+    parser.add_argument("file", metavar="FILE", help="one event a line; - is standard input")
+    add_store(parser)
+    parser.add_argument(
+        "--rejects", metavar="FILE", help="write number and fault of every bad line there"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, and say what became of each event. Bad lines make a failure, duplicates do not."""
+    from negd.cli.importing import Report, import_events
+    from negd.cli.stores import run_on_store
+
+    name = "standard input" if args.file == "-" else args.file
+    with _source(args.file) as file, _rejects(args.rejects) as rejects:
+
+        async def work(reactor: Any, storage: IStorage) -> int:
+            shown = meter(f"import {name}", "B")
+            report = Report(shown, rejects)
+            began = monotonic()
+            try:
+                await import_events(reactor, storage.events, file, report)
+            finally:
+                shown.close()
+                print(report.text(name, monotonic() - began), flush=True)
+            return 1 if report.bad else 0
+
+        return run_on_store(args.store, work, read_only=False)
+
+
+@contextmanager
+def _source(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+    else:
+        with open(name, "rb") as file:
+            yield file
+
+
+@contextmanager
+def _rejects(name: str | None) -> Iterator[TextIO | None]:
+    if name is None:
+        yield None
+    else:
+        with open(name, "w", encoding="utf-8") as file:
+            yield file

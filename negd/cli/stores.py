@@ -1,0 +1,69 @@
+"""Work on a store, in a reactor of this process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import react
+
+from negd.interfaces import IStorage
+from negd.storage import open_store
+
+Work = Callable[[Any, IStorage], Awaitable[int]]
+"""Takes the reactor and the storage; returns the exit status."""
+
+
+def run_on_store(store: str, work: Work, *, read_only: bool) -> int:
+    """Open a store, work on it, close it; the exit status.
+
+    The first interrupt cancels the work and has the store closed in order; a second one kills.
+
+    :raises KeyboardInterrupt: it was interrupted.
+    :raises negd.errors.NegdError: the store cannot be opened, or failed.
+    :raises Exception: what the work raised.
+    """
+    code = 1
+    raised: Exception | None = None
+
+    async def main(reactor: Any) -> None:
+        nonlocal code, raised
+        try:
+            code = await _opened(reactor, store, work, read_only)
+        except Exception as error:
+            raised = error
+
+    def start(reactor: Any) -> Deferred[None]:
+        done = Deferred.fromCoroutine(main(reactor))
+        reactor.callWhenRunning(_cancel_on_signals, reactor, done)
+        return done
+
+    try:
+        react(start)
+    except SystemExit:
+        pass  # react always ends so; the status is ours
+    if isinstance(raised, CancelledError):
+        raise KeyboardInterrupt
+    if raised is not None:
+        raise raised
+    return code
+
+
+async def _opened(reactor: Any, store: str, work: Work, read_only: bool) -> int:
+    storage = await open_store(store, reactor, read_only)
+    try:
+        return await work(reactor, storage)
+    finally:
+        await storage.close()
+
+
+def _cancel_on_signals(reactor: Any, done: Deferred[None]) -> None:
+    def interrupted(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        reactor.callFromThread(done.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)

@@ -1,0 +1,72 @@
+"""``negctl sync``: sync with one relay now, and watch it."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from negd.cli.arguments import add_filter, seconds, wanted
+from negd.cli.meter import Meter, meter
+from negd.cli.output import complain, count
+from negd.cli.remote import connect
+from negd.errors import NegdError
+
+if TYPE_CHECKING:
+    from negd.interfaces import SyncProgress
+
+
+def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "sync", parents=[remote], help="sync with a relay, listed or not, and show how it goes"
+    )
+    parser.add_argument("url", metavar="URL", help="a relay, as wss://relay.example")
+    add_filter(parser, "this run")
+    parser.add_argument(
+        "--since", metavar="T", type=seconds, help="only events from this Unix time on"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sync to the end; an interrupt cancels the sync."""
+    last: SyncProgress | None = None
+    failure: NegdError | None = None
+    with connect(args) as client:
+        shown = meter(args.url, "events")
+        try:
+            with closing(client.sync(args.url, wanted(args), args.since)) as progress:
+                for last in progress:
+                    _show(shown, last)
+        except NegdError as error:
+            failure = error
+        finally:
+            shown.close()
+    if failure is not None:
+        complain(f"sync with {args.url} failed: {failure.text}{_so_far(last)}")
+        return 1
+    if last is not None:
+        print(f"synced with {args.url} in {count(last.round, 'round')}: {_moved(last)}")
+    return 0
+
+
+def _show(shown: Meter, progress: SyncProgress) -> None:
+    done = progress.fetched + progress.sent
+    found = progress.have + progress.need
+    note = (
+        f"round {progress.round}, down {progress.fetched:,}/{progress.need:,}, "
+        f"up {progress.sent:,}/{progress.have:,}"
+    )
+    shown.show(done, max(done, found), note)
+
+
+def _moved(progress: SyncProgress) -> str:
+    return (
+        f"fetched {progress.fetched:,} of {progress.need:,}, "
+        f"sent {progress.sent:,} of {progress.have:,}"
+    )
+
+
+def _so_far(progress: SyncProgress | None) -> str:
+    return "" if progress is None else f" ({_moved(progress)} until then)"

@@ -1,0 +1,78 @@
+"""Lines of files and pipes: numbered, bounded, and never a reader that cannot be stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from negd.cli import lines
+from negd.cli.lines import BATCH_LINES, MAX_LINE, LineReader
+
+
+def read_all(path: Path) -> list[tuple[int, bytes | None]]:
+    found = []
+    with path.open("rb") as file:
+        reader = LineReader(file)
+        while batch := reader.batch():
+            found += batch
+        assert reader.read == path.stat().st_size
+    return found
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lines") / "file"
+
+
+@given(data=st.binary().map(lambda data: data.replace(b"7", b"\n")), piece=st.integers(1, 9))
+def test_lines_are_those_between_line_feeds(path: Path, data: bytes, piece: int) -> None:
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_PIECE", piece)
+        found = read_all(path)
+    assert found == [(n, line) for n, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+
+
+@pytest.mark.parametrize("piece", [64, 1000, 2**20])
+def test_a_line_that_is_too_long_is_given_up_and_the_next_is_read(
+    path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
+    monkeypatch.setattr(lines, "_PIECE", piece)
+    path.write_bytes(b"\n".join([b"a" * 1000, b"b" * 1001, b"c", b"d" * 5000]))
+    assert read_all(path) == [(1, b"a" * 1000), (2, None), (3, b"c"), (4, None)]
+
+
+def test_batches_are_bounded_in_lines_and_bytes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"x\n" * (BATCH_LINES + 1))
+    with path.open("rb") as file:
+        assert len(LineReader(file).batch()) == BATCH_LINES
+    monkeypatch.setattr(lines, "BATCH_BYTES", 10)
+    path.write_bytes(b"12345\n" * 10)
+    with path.open("rb") as file:
+        assert len(LineReader(file).batch()) == 2
+
+
+def test_memory_is_bounded_by_the_longest_line_that_is_taken() -> None:
+    assert MAX_LINE <= 16 * 1024 * 1024
+
+
+def test_a_reader_that_waits_for_a_pipe_can_be_stopped() -> None:
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving, "rb") as file, os.fdopen(sending, "wb") as end:
+        end.write(b"one\n")
+        end.flush()
+        reader = LineReader(file)
+        found: list[object] = []
+        waiting = threading.Thread(target=lambda: found.extend(reader.batch()))
+        waiting.start()
+        reader.stop()
+        waiting.join(10)
+        assert not waiting.is_alive()
