@@ -10,7 +10,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.application.service import Service
@@ -66,7 +66,7 @@ class Daemon(Service):
 
     def __init__(
         self,
-        start: Callable[[Undoing], Awaitable[None]],
+        start: Callable[[Undoing], Coroutine[Deferred[Any], Any, None]],
         reactor: Any,
         give_up: Callable[[str], None],
     ) -> None:
@@ -81,13 +81,9 @@ class Daemon(Service):
         super().startService()
         self._reactor.callWhenRunning(self._begin)
 
-    async def _started(self) -> None:
-        await self._start(self._undoing)
-        self._log.info("negd is up")
-
     def _begin(self) -> None:
         if self.running:
-            self._starting = Deferred.fromCoroutine(self._started())
+            self._starting = Deferred.fromCoroutine(self._start(self._undoing))
             self._starting.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:

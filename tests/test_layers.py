@@ -25,7 +25,7 @@ TOP = {
     "config": BELOW_SYNC | {"peers", "control"},
     "service": BELOW_SYNC | {"sync"},
     "testing": PUBLIC,
-    "demo": BELOW_SYNC | {"control", "testing"},
+    "demo": BELOW_SYNC | {"testing"},
     # The two roots, where the rooms are put together: the daemon's and negctl's.
     "tap": PUBLIC | {"config", "service"},
     "cli": BELOW_SYNC | {"sync", "control", "storage"},

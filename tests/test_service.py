@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
@@ -23,7 +24,7 @@ class DaemonTests(SynchronousTestCase):
     def note_stop(self) -> None:
         self.stopped = True
 
-    def daemon(self, start: Callable[[Undoing], Awaitable[None]]) -> Daemon:
+    def daemon(self, start: Callable[[Undoing], Coroutine[Any, Any, None]]) -> Daemon:
         daemon = Daemon(start, self.reactor, self.gave_up.append)
         daemon.startService()
         return daemon

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -75,7 +74,6 @@ class DaemonProcess:
 
         :raises RuntimeError: it ended or was not ready in time; with what it wrote.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.spawn()
         deadline = time.monotonic() + START_WITHIN
         while not self.is_ready():
@@ -89,6 +87,7 @@ class DaemonProcess:
 
         :param stderr: as for :class:`subprocess.Popen`; the log unless given.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         options = ["--store", self.store, "--listen", self._listen, "--control", self.control]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -137,9 +136,10 @@ class DaemonProcess:
         self._process.kill()
         self._process.wait()
 
-    def negctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``negctl`` against its control service."""
-        return negctl("--control", self.control, *arguments, folder=self.folder)
+    def negctl(self, *arguments: str, shown: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run ``negctl`` against its control service; see :func:`negctl`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return negctl("--control", self.control, *arguments, folder=self.folder, shown=shown)
 
     def hold(self, events: Iterable[Event]) -> None:
         """Import events into its store; it must not be running.
@@ -160,7 +160,8 @@ class DaemonProcess:
         done = negctl("export", "--store", self.store, folder=self.folder)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        return set(done.stdout.splitlines())
+        # Not splitlines: JSON leaves U+2028 and its like as they are.
+        return set(done.stdout.split("\n")) - {""}
 
 
 def twistd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -171,15 +172,17 @@ def twistd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def negctl(
-    *arguments: str, folder: Path, stdin: str | None = None
+    *arguments: str, folder: Path, stdin: str = "", shown: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``negctl`` in a folder, to its end."""
+    """Run ``negctl`` in a folder, to its end.
+
+    :param shown: let it write to our own stdout and stderr instead of keeping what it writes.
+    """
     return subprocess.run(
         [str(_BIN / "negctl"), *arguments],
         cwd=folder,
-        input=stdin if stdin is not None else "",
-        capture_output=True,
+        input=stdin,
+        capture_output=not shown,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         check=False,
     )

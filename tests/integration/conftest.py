@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from negd.nostr.event import Event
+from negd.nostr.kinds import DELETION, is_addressable, is_ephemeral, is_replaceable
+from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
 
 MakeDaemon = Callable[..., DaemonProcess]
@@ -28,3 +30,14 @@ def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
             return daemon
 
         yield make
+
+
+def lasting_events(count: int) -> list[Event]:
+    """Those of ``count`` sample events that neither replace nor delete another, and are kept."""
+
+    def lasts(kind: int) -> bool:
+        return not (
+            is_replaceable(kind) or is_addressable(kind) or is_ephemeral(kind) or kind == DELETION
+        )
+
+    return [event for event in sample_events(count) if lasts(event.kind)]

@@ -8,6 +8,7 @@ which of two versions a side keeps is another test's matter.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -17,22 +18,11 @@ import pytest
 from negd.control.client import ControlClient
 from negd.interfaces import SyncProgress
 from negd.nostr.event import Event
-from negd.nostr.kinds import DELETION, is_addressable, is_ephemeral, is_replaceable
-from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
-from tests.integration.conftest import MakeDaemon
+from tests.integration.conftest import MakeDaemon, lasting_events
 
 ENOUGH = 1_000_000
 """A rate that no test reaches; the relay's own is 60 events a minute."""
-
-
-def lasting_events(count: int) -> list[Event]:
-    def lasts(kind: int) -> bool:
-        return not (
-            is_replaceable(kind) or is_addressable(kind) or is_ephemeral(kind) or kind == DELETION
-        )
-
-    return [event for event in sample_events(count) if lasts(event.kind)]
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -58,7 +48,7 @@ async def ids_in(held: sdk.NostrLmdb) -> set[str]:
 
 
 def ids_of(daemon: DaemonProcess) -> set[str]:
-    return {line[7:71] for line in daemon.export()}
+    return {json.loads(line)["id"] for line in daemon.export()}
 
 
 async def client_of(daemon: DaemonProcess, held: sdk.NostrLmdb) -> sdk.Client:

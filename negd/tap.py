@@ -1,0 +1,211 @@
+"""``twistd negd``: its options, and the one place where the rooms of the house are put together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from random import SystemRandom
+from typing import Any, ClassVar, NoReturn, cast
+
+from twisted.application.service import IService
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.web.server import Site
+
+from negd import __version__, config
+from negd.control.server import ControlService
+from negd.errors import ConfigError
+from negd.peers.listing import listing_of
+from negd.peers.roster import Roster
+from negd.service import Daemon, Undoing, give_up, stop_on
+from negd.settings import Settings
+from negd.storage import open_store, store_summaries
+from negd.sync.intake import Intake
+from negd.sync.offload import ThreadOffload
+from negd.sync.run import Node
+from negd.sync.sessions import SessionTable
+from negd.web.figures import Sources
+from negd.web.site import make_site
+from negd.websocket.client import Dialer
+from negd.websocket.conversation import Backend
+from negd.websocket.server import ClientFactory
+
+_STORE = Settings().store
+_LISTEN = Settings().websocket.listen[0]
+_CONTROL = Settings().control.address
+
+
+class Options(usage.Options):
+    """Options of ``twistd negd``; each beats what the configuration file says.
+
+    :ivar settings: what the file and the options make together, once they are parsed.
+    """
+
+    synopsis = "Usage: twistd [options] negd [options]"
+    longdesc = "Keeps Nostr event sets equal with peer relays, and serves them (NIP-77)."
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["config", "c", None, "TOML file; etc/negd.toml of the sources shows every key"],
+        ["store", "s", None, f"where events are kept, see --help-stores [default: {_STORE}]"],
+        ["control", None, None, f"HOST:PORT or unix:PATH for gRPC [default: {_CONTROL}]"],
+    ]
+
+    settings: Settings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["peer"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        self["listen"].append(endpoint)
+
+    opt_listen.__doc__ = (
+        f"Twisted endpoint string for Nostr clients; may be repeated [default: {_LISTEN}]"
+    )
+
+    def opt_peer(self, url: str) -> None:
+        """Relay to keep equal with, ws://... or wss://...; may be repeated"""
+        self["peer"].append(url)
+
+    def opt_help_stores(self) -> NoReturn:
+        """List the kinds of stores, and exit"""
+        print("\n".join(store_summaries()))
+        sys.exit(0)
+
+    def opt_version(self) -> NoReturn:
+        """Show negd's version, and exit"""
+        print(f"negd {__version__}")
+        sys.exit(0)
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Parse; a mistake ends the process with one line and status 1.
+
+        twistd's own answer would be the whole help, on stdout, with the mistake below it.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            sys.exit(f"negd: {error}")
+
+    def postOptions(self) -> None:
+        """Read the file and put the options over it.
+
+        :raises usage.UsageError: a wrong key or value in either.
+        """
+        try:
+            settings = config.load(self["config"]) if self["config"] else Settings()
+            self.settings = config.override(
+                settings,
+                store=self["store"],
+                listen=self["listen"],
+                control=self["control"],
+                peers=self["peer"],
+            )
+        except ConfigError as error:
+            raise usage.UsageError(error.text) from None
+
+
+def makeService(options: Options) -> IService:
+    """The daemon that the options describe; it opens nothing yet."""
+    from twisted.internet import reactor
+
+    try:
+        house = House(options.settings, reactor)
+    except ConfigError as error:
+        sys.exit(f"negd: {error.text}")
+    return Daemon(house.open, reactor, give_up)
+
+
+class House:
+    """The rooms, opened in order, one handed to another.
+
+    :param reactor: the reactor, whole: each room is given what it asks for.
+    :raises ConfigError: an endpoint string that cannot be read.
+    """
+
+    _log = Logger()
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._endpoints = [
+            (text, _endpoint(reactor, index, text))
+            for index, text in enumerate(settings.websocket.listen)
+        ]
+        self._is_open = False
+
+    async def open(self, undoing: Undoing) -> None:
+        """Open everything: the storage first, as it is closed last, and the peers last.
+
+        :raises negd.errors.NegdError: what cannot be opened, and why.
+        """
+        settings, reactor = self._settings, self._reactor
+        stop_on(signal.SIGTERM, reactor)
+        storage = await open_store(settings.store, reactor)
+        undoing.push("storage", storage.close)
+        threads = settings.intake.threads or os.cpu_count() or 1
+        checking = self._threads(undoing, threads, "checking")
+        answering = self._threads(undoing, threads, "answering")
+        intake = Intake(storage.events, settings.intake, checking, threads)
+        sessions = SessionTable(storage.events, settings.sessions, reactor, answering)
+        backend = Backend(intake, storage.events, sessions, settings.websocket, reactor)
+        clients = ClientFactory(backend, reactor)
+        dialer = Dialer(reactor, settings.sync)
+        node = Node(storage.events, intake, dialer, settings.sync, reactor, answering)
+        roster = Roster(node, storage.book, SystemRandom())
+        control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
+
+        # The goodbye comes after the last OK, and the last OK after the ports are closed.
+        undoing.push("clients", clients.close)
+        undoing.push("intake", intake.stop)
+        undoing.push("sessions", sessions.close_all)
+        sources = Sources(
+            store=storage.events,
+            sessions=sessions,
+            peers=roster,
+            connections=lambda: len(clients.connections),
+            outcomes=lambda: intake.outcomes,
+            clock=reactor,
+        )
+        site = make_site(
+            clients.as_resource(), sources, settings.relay, settings.websocket, reactor
+        )
+        for text, endpoint in self._endpoints:
+            port = await _listen(text, endpoint, site)
+            undoing.push(f"port {text}", port.stopListening)
+        control.startService()
+        undoing.push("control", control.stopService)
+        undoing.push("peers", roster.stop)
+        await roster.start([listing_of(peer) for peer in settings.peer])
+        self._is_open = True
+        self._log.info(
+            "negd is up: serving {listen}, control on {control}, storing in {store}",
+            listen=", ".join(settings.websocket.listen),
+            control=control.address,
+            store=settings.store,
+        )
+
+    def _threads(self, undoing: Undoing, threads: int, name: str) -> ThreadOffload:
+        offload = ThreadOffload(self._reactor, threads, name)
+        undoing.push(name, offload.stop)
+        return offload
+
+
+def _endpoint(reactor: Any, index: int, text: str) -> IStreamServerEndpoint:
+    try:
+        return cast(IStreamServerEndpoint, serverFromString(reactor, text))
+    except Exception as error:  # its parsers raise what their own calls raise
+        expected = f"a Twisted server endpoint such as {_LISTEN} ({error})"
+        raise config.wrong("configuration", f"websocket.listen[{index}]", text, expected) from None
+
+
+async def _listen(text: str, endpoint: IStreamServerEndpoint, site: Site) -> IListeningPort:
+    try:
+        return await endpoint.listen(site)
+    except CannotListenError as error:
+        why = getattr(error.socketError, "strerror", None) or error.socketError
+        raise ConfigError(f"cannot listen on {text}: {why}") from None
