@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negd.reconcile.blocks import Block, BlockReader
-from negd.reconcile.chunk import Indices, Rows, as_keys
+from negd.reconcile.chunk import Indices, as_bytes, as_keys
 from negd.reconcile.compare import match
 from negd.reconcile.layout import encode, id_rows, lay_out
 from negd.reconcile.walk import Walk
@@ -18,8 +18,10 @@ _BLOCK = 4096
 """Ranges read at a time: what bounds the memory in use beside message and answer."""
 
 _ANSWER = 16 * 29
-"""About the bytes that answer a fingerprint which differs. Where the frame is limited no more
-ranges are read ahead than may fill it: those behind the cut are not needed."""
+"""Bytes that answer a fingerprint which differs, about."""
+
+_FEWEST = 32
+"""A block has its price, however few its ranges."""
 
 
 class BatchWalk(Walk):
@@ -27,10 +29,9 @@ class BatchWalk(Walk):
 
     def run(self, message: bytes) -> None:
         reader = BlockReader(message)
-        room = self.out.room
-        ahead = _BLOCK if room is None else min(_BLOCK, room // _ANSWER + 1)
-        lower, settled = 0, False
-        while reader.more and len(block := reader.read(ahead)):
+        lower, settled, read = 0, False, 0
+        while reader.more and len(block := reader.read(self._ahead(read))):
+            read += len(block)
             found = self.records.find_many(as_keys(block.bounds[1:]))
             edges = np.concatenate(([lower], found))
             speaking = self._speaking(message, block, edges)
@@ -46,6 +47,14 @@ class BatchWalk(Walk):
         if reader.fault is not None:
             raise reader.fault
         return None
+
+    def _ahead(self, read: int) -> int:
+        """How many ranges to read next: about as many as fill the frame, going by those read."""
+        if self.out.room is None:
+            return _BLOCK
+        left = self.out.room - self.out.size
+        each = self.out.size // read if read else _ANSWER
+        return min(_BLOCK, left // max(each, 1) + _FEWEST)
 
     def _speaking(self, message: bytes, block: Block, edges: Indices) -> Mask:
         """Which ranges are answered: fingerprints unlike ours, and lists if we answer them."""
@@ -100,10 +109,5 @@ class BatchWalk(Walk):
             for lo, hi, payload in zip(los.tolist(), his.tolist(), payloads, strict=True):
                 self.learn(lo, hi, payload)
             return
-        self.have += _as_ids(ours[~matched[0]])
-        self.need += _as_ids(theirs[~matched[1]])
-
-
-def _as_ids(rows: Rows) -> list[bytes]:
-    data = rows.tobytes()
-    return [data[at : at + ID_SIZE] for at in range(0, len(data), ID_SIZE)]
+        self.have += as_bytes(ours[~matched[0]])
+        self.need += as_bytes(theirs[~matched[1]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +14,16 @@ from negd.reconcile.chunk import RECORD_SIZE, Indices, Rows, as_keys
 from negd.reconcile.wire import (
     FINGERPRINT,
     FINGERPRINT_SIZE,
+    ID_LIST,
     ID_SIZE,
+    INFINITY,
     Bound,
     decode_varint,
-    next_timestamp,
     payload_size,
+    prefix_size,
 )
+
+Timestamps: TypeAlias = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,54 +79,69 @@ class BlockReader:
 
     def read(self, count: int) -> Block:
         """At most ``count`` ranges; fewer before the end or a fault."""
-        timestamps: list[int] = []
-        fields: list[tuple[int, int, int, int, int]] = []
+        fields: list[int] = []
         try:
-            self._read_fields(count, timestamps, fields)
+            self._read_fields(count, fields)
         except IndexError:
             self.fault = ProtocolViolation("message ends inside a range")
         except ProtocolViolation as violation:
             self.fault = violation
-        table = np.array(fields, np.int64).reshape(-1, 5)
-        bounds = self._bounds(timestamps[: len(fields)], table[:, 0], table[:, 1])
+        table = np.frombuffer(array("Q", fields), np.uint64).reshape(-1, 6)
+        places = table[:, 1:].astype(np.int64)
+        bounds = self._bounds(table[:, 0], places[:, 0], places[:, 1])
         block = Block(
             np.concatenate((self._bound, bounds)),
-            np.concatenate((self._prefix_size, table[:, 1])),
-            table[:, 2],
-            table[:, 3:],
+            np.concatenate((self._prefix_size, places[:, 1])),
+            places[:, 2],
+            places[:, 3:],
         )
         self._bound, self._prefix_size = block.bounds[-1:], block.prefix_sizes[-1:]
         return self._ascending(block)
 
-    def _read_fields(
-        self, count: int, timestamps: list[int], fields: list[tuple[int, int, int, int, int]]
-    ) -> None:
-        """The hot loop: per range where its prefix begins, its size, the mode, the payload."""
+    def _read_fields(self, count: int, fields: list[int]) -> None:
+        """Per range: timestamp, where the id prefix begins, its size, mode, payload from and to.
+
+        The hot loop of reading, hence flat: no call for a number of one or two bytes, and a list
+        of integers, which the garbage collector does not walk.
+        """
         message, at, timestamp = self._message, self._at, self._timestamp
+        length = len(message)
         for _ in range(count):
-            if at >= len(message):
+            if at >= length:
                 break
-            offset, at = _varint(message, at)
-            timestamp = next_timestamp(timestamp, offset)
-            prefix_size, prefix_at = _varint(message, at)
-            if prefix_size > ID_SIZE:
-                raise ProtocolViolation("id prefix of a bound is longer than 32 bytes")
-            mode, at = _varint(message, prefix_at + prefix_size)
+            offset = message[at]
+            if offset < 0x80:
+                at += 1
+            elif message[at + 1] < 0x80:
+                offset = (offset & 0x7F) << 7 | message[at + 1]
+                at += 2
+            else:
+                offset, at = decode_varint(message, at)
+            timestamp = timestamp + offset - 1 if offset else INFINITY
+            size = message[at]
+            prefix_at = at + 1
+            if size > ID_SIZE:
+                size, prefix_at = prefix_size(message, at)
+            mode = message[prefix_at + size]
+            at = prefix_at + size + 1
             if mode == FINGERPRINT:
                 end = at + FINGERPRINT_SIZE
+            elif mode == ID_LIST and message[at] < 0x80:
+                end = at + 1 + message[at] * ID_SIZE
+                at += 1
             else:
-                size, at = payload_size(message, at, mode)
-                end = at + size
-            if end > len(message):
-                raise ProtocolViolation("message ends inside a range")
-            timestamps.append(timestamp)
-            fields.append((prefix_at, prefix_size, mode, at, end))
+                mode, at = decode_varint(message, at - 1)
+                payload, at = payload_size(message, at, mode)
+                end = at + payload
+            if end > length or timestamp > INFINITY:
+                raise _fault(timestamp)
+            fields += timestamp, prefix_at, size, mode, at, end
             at = end
         self._at, self._timestamp = at, timestamp
 
-    def _bounds(self, timestamps: list[int], prefixes_at: Indices, sizes: Indices) -> Rows:
+    def _bounds(self, timestamps: Timestamps, prefixes_at: Indices, sizes: Indices) -> Rows:
         bounds = np.zeros((len(timestamps), RECORD_SIZE), np.uint8)
-        bounds[:, :8] = np.array(timestamps, ">u8").view(np.uint8).reshape(-1, 8)
+        bounds[:, :8] = timestamps.astype(">u8").view(np.uint8).reshape(-1, 8)
         longest = int(sizes.max(initial=0))
         if longest:
             within = np.arange(longest)
@@ -139,12 +160,7 @@ class BlockReader:
         return block.head(int(backwards[0]))
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """:func:`decode_varint`, quicker on one and two bytes."""
-    first = message[at]
-    if first < 0x80:
-        return first, at + 1
-    second = message[at + 1]
-    if second < 0x80:
-        return (first & 0x7F) << 7 | second, at + 2
-    return decode_varint(message, at)
+def _fault(timestamp: int) -> ProtocolViolation:
+    if timestamp > INFINITY:
+        return ProtocolViolation("timestamp of a bound does not fit 64 bits")
+    return ProtocolViolation("message ends inside a range")

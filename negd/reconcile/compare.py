@@ -21,7 +21,7 @@ def match(
     Ids are matched by 64 of their bits and then compared whole.
 
     :returns: a mask over ours and one over theirs; None if some id shares its 64 bits with
-        another of the same side, as a hostile list may have it: compare one by one then.
+        another, as a hostile list may have it: compare them one by one then.
     """
     hashes = np.concatenate((_hash(ours, our_lists), _hash(theirs, their_lists)))
     order = np.argsort(hashes)
@@ -31,14 +31,23 @@ def match(
     second = np.maximum(order[pairs], order[pairs + 1]) - len(ours)
     if (pairs[1:] == pairs[:-1] + 1).any() or (first >= len(ours)).any() or (second < 0).any():
         return None
-    if (our_lists[first] != their_lists[second]).any() or (ours[first] != theirs[second]).any():
+    partners = np.full(len(theirs), -1)
+    partners[second] = first
+    theirs_matched = partners >= 0
+    partners = partners[theirs_matched]
+    if (our_lists[partners] != their_lists[theirs_matched]).any():
         return None
-    in_both, in_both_theirs = np.zeros(len(ours), np.bool_), np.zeros(len(theirs), np.bool_)
-    in_both[first] = True
-    in_both_theirs[second] = True
-    return in_both, in_both_theirs
+    if (_words(ours)[partners] != _words(theirs)[theirs_matched]).any():
+        return None
+    ours_matched = np.zeros(len(ours), np.bool_)
+    ours_matched[partners] = True
+    return ours_matched, theirs_matched
 
 
 def _hash(ids: Rows, lists: Indices) -> npt.NDArray[np.uint64]:
-    hashes: npt.NDArray[np.uint64] = np.ascontiguousarray(ids[:, :8]).view(np.uint64)[:, 0]
-    return hashes + lists.astype(np.uint64) * _SPREAD
+    hashes: npt.NDArray[np.uint64] = _words(ids)[:, 0] + lists.astype(np.uint64) * _SPREAD
+    return hashes
+
+
+def _words(ids: Rows) -> npt.NDArray[np.uint64]:
+    return ids.view(np.uint64)

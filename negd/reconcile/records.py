@@ -6,7 +6,6 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from struct import iter_unpack
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from negd.reconcile.chunk import (
     Keys,
     Lanes,
     Rows,
+    as_bytes,
     as_keys,
     as_rows,
     rechunked,
@@ -351,7 +351,7 @@ def _fingerprints(lanes: Lanes, counts: Indices) -> Rows:
 
 def _sha256_of_rows(rows: Rows) -> Rows:
     sha256 = hashlib.sha256
-    digests = [sha256(row).digest() for (row,) in iter_unpack(f"{rows.shape[1]}s", rows.tobytes())]
+    digests = [sha256(row).digest() for row in as_bytes(rows)]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 

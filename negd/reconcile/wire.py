@@ -103,9 +103,7 @@ def read_ranges(message: bytes) -> Iterator[Range]:
 def _read_bound(message: bytes, at: int, previous: Bound) -> tuple[Bound, int]:
     offset, at = decode_varint(message, at)
     timestamp = next_timestamp(previous.timestamp, offset)
-    size, at = decode_varint(message, at)
-    if size > ID_SIZE:
-        raise ProtocolViolation("id prefix of a bound is longer than 32 bytes")
+    size, at = prefix_size(message, at)
     if size > len(message) - at:
         raise ProtocolViolation("message ends inside a bound")
     upper = Bound(timestamp, message[at : at + size])
@@ -125,6 +123,17 @@ def next_timestamp(previous: int, offset: int) -> int:
     if timestamp > INFINITY:
         raise ProtocolViolation("timestamp of a bound does not fit 64 bits")
     return timestamp
+
+
+def prefix_size(message: bytes, at: int) -> tuple[int, int]:
+    """How many bytes of an id a bound has, and where they begin.
+
+    :raises ProtocolViolation: more than 32, or no number.
+    """
+    size, at = decode_varint(message, at)
+    if size > ID_SIZE:
+        raise ProtocolViolation("id prefix of a bound is longer than 32 bytes")
+    return size, at
 
 
 def payload_size(message: bytes, at: int, mode: int) -> tuple[int, int]:
