@@ -11,6 +11,7 @@ from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.task import deferLater
 from twisted.web.server import Site
 
 from negd.settings import EndpointSettings
@@ -19,6 +20,18 @@ from negd.websocket.conversation import Backend
 from negd.websocket.server import ClientConnection, ClientFactory
 
 _LOOPBACK = "127.0.0.1"
+
+
+async def until(reactor: Any, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return once the condition holds.
+
+    :raises AssertionError: it did not within so many seconds.
+    """
+    deadline = reactor.seconds() + seconds
+    while not condition():
+        if reactor.seconds() > deadline:
+            raise AssertionError(f"it did not come true within {seconds:g} s")
+        await deferLater(reactor, 0.005)
 
 
 class _Listening:

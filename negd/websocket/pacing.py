@@ -119,6 +119,10 @@ class PacedWebSocket(WebSocketAdapterProtocol, WebSocketProtocol):  # type: igno
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's word that it is over."""
+        # autobahn leaves this one running.
+        if self.closeHandshakeTimeoutCall is not None:
+            self.closeHandshakeTimeoutCall.cancel()
+            self.closeHandshakeTimeoutCall = None
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None

@@ -147,5 +147,6 @@ class ClientFactory(WebSocketServerFactory):
         try:
             await self._emptied.addTimeout(patience, self.reactor)
         except TimeoutError:
+            self._emptied = None
             for connection in list(self.connections):
                 connection.abort("it did not leave")

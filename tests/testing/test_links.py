@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from negd.errors import PeerError
@@ -16,7 +15,6 @@ from negd.nostr.messages import (
     Eose,
     Notice,
     Ok,
-    RelayMessage,
     encode_eose,
     encode_notice,
     encode_publish,
@@ -31,30 +29,13 @@ from negd.testing.links import (
     memory_backend,
     settle,
 )
+from negd.testing.listeners import RecordingListener
 
 URL = "ws://peer.example/"
 
 
-@implementer(IPeerListener)
-class Listener:
-    def __init__(self) -> None:
-        self.messages: list[RelayMessage] = []
-        self.complaints: list[str] = []
-        self.reasons: list[str] = []
-
-    def received(self, message: RelayMessage) -> None:
-        assert not self.reasons
-        self.messages.append(message)
-
-    def unreadable(self, text: str) -> None:
-        self.complaints.append(text)
-
-    def lost(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-
-def _dialed(peer: ScriptedPeer) -> tuple[Clock, Listener, IPeerLink]:
-    clock, listener = Clock(), Listener()
+def _dialed(peer: ScriptedPeer) -> tuple[Clock, RecordingListener, IPeerLink]:
+    clock, listener = Clock(), RecordingListener()
     link = drive(clock, MemoryDialer({URL: lambda: peer}, clock).dial(URL, listener))
     return clock, listener, link
 
@@ -62,6 +43,7 @@ def _dialed(peer: ScriptedPeer) -> tuple[Clock, Listener, IPeerLink]:
 def test_dialer_and_link_provide_their_interfaces() -> None:
     clock, _, link = _dialed(ScriptedPeer())
     verifyObject(IPeerLink, link)
+    verifyObject(IPeerListener, RecordingListener())
     verifyObject(IPeerDialer, MemoryDialer({}, clock))
 
 
@@ -122,21 +104,21 @@ def test_nobody_there_and_a_refusal_are_peer_errors() -> None:
     clock = Clock()
     dialer = MemoryDialer({URL: PeerError("refused")}, clock)
     with pytest.raises(PeerError, match="refused"):
-        drive(clock, dialer.dial(URL, Listener()))
+        drive(clock, dialer.dial(URL, RecordingListener()))
     with pytest.raises(PeerError, match="nobody"):
-        drive(clock, dialer.dial("ws://other.example/", Listener()))
+        drive(clock, dialer.dial("ws://other.example/", RecordingListener()))
 
 
 def test_a_cancelled_dial_leaves_nothing_behind() -> None:
     clock = Clock()
-    dial = Deferred.fromCoroutine(MemoryDialer({}, clock).dial(URL, Listener()))
+    dial = Deferred.fromCoroutine(MemoryDialer({}, clock).dial(URL, RecordingListener()))
     dial.addErrback(lambda _: None)
     dial.cancel()
     assert clock.getDelayedCalls() == []
 
 
 def test_a_peer_can_be_negd_itself() -> None:
-    clock, listener = Clock(), Listener()
+    clock, listener = Clock(), RecordingListener()
     backend = memory_backend(clock)
     event = Signer(b"\x01" * 32).sign(created_at=1000)
     dialer = MemoryDialer({URL: lambda: ConversationPeer(backend)}, clock)

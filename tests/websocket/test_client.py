@@ -8,24 +8,23 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from negd.errors import PeerError
-from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
+from negd.interfaces import IPeerDialer, IPeerLink
 from negd.nostr.filter import EVERYTHING
 from negd.nostr.messages import (
     Delivered,
     Eose,
     Notice,
     Ok,
-    RelayMessage,
     encode_notice,
     encode_publish,
     encode_request,
 )
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
+from negd.testing.listeners import RecordingListener
 from negd.testing.relays import (
     Act,
     Binary,
@@ -35,40 +34,12 @@ from negd.testing.relays import (
     LoopbackRelay,
     Octets,
     ScriptedRelay,
+    until,
 )
 from negd.websocket.client import Dialer
 
 reactor: Any = installed_reactor
 alice = Signer(b"\x01" * 32)
-
-
-@implementer(IPeerListener)
-class Listener:
-    """Keeps what it is told, and lets a test wait for it."""
-
-    def __init__(self) -> None:
-        self.messages: list[RelayMessage] = []
-        self.complaints: list[str] = []
-        self.reasons: list[str] = []
-
-    def received(self, message: RelayMessage) -> None:
-        assert not self.reasons
-        self.messages.append(message)
-
-    def unreadable(self, text: str) -> None:
-        self.complaints.append(text)
-
-    def lost(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-
-async def until(condition: Any, seconds: float = 5) -> None:
-    """Return once the condition holds."""
-    for _ in range(int(seconds * 200)):
-        if condition():
-            return
-        await deferLater(reactor, 0.005)
-    raise AssertionError("it never came true")
 
 
 class LinkTests(TestCase):
@@ -77,7 +48,7 @@ class LinkTests(TestCase):
     timeout = 20
 
     def setUp(self) -> None:
-        self.listener = Listener()
+        self.listener = RecordingListener()
 
     async def serve(self, relay: Any) -> str:
         await relay.start()
@@ -93,7 +64,7 @@ class LinkTests(TestCase):
 
     async def hang_up(self, link: IPeerLink) -> None:
         link.close()
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
 
     async def refusal(self, url: str, **settings: Any) -> str:
         """What dialing says when it does not work."""
@@ -114,9 +85,9 @@ class LinkTests(TestCase):
         verifyObject(IPeerLink, link)
         event = alice.sign(created_at=1000, content="häß 🤙")
         link.send(encode_publish(event.encode()))
-        await until(lambda: self.listener.messages)
+        await until(reactor, lambda: self.listener.messages)
         link.send(encode_request("a", [EVERYTHING]))
-        await until(lambda: len(self.listener.messages) == 3)
+        await until(reactor, lambda: len(self.listener.messages) == 3)
         self.assertEqual(
             self.listener.messages, [Ok(event.id, True, ""), Delivered("a", event), Eose("a")]
         )
@@ -129,7 +100,7 @@ class LinkTests(TestCase):
     async def test_what_the_relay_says_at_once_is_not_missed(self) -> None:
         relay = ScriptedRelay(reactor, greeting=[encode_notice("welcome")])
         await self.dial(await self.serve(relay))
-        await until(lambda: self.listener.messages == [Notice("welcome")])
+        await until(reactor, lambda: self.listener.messages == [Notice("welcome")])
 
     async def test_closing_is_told_once_and_nothing_comes_after(self) -> None:
         relay = ScriptedRelay(reactor)
@@ -137,7 +108,7 @@ class LinkTests(TestCase):
         link.close()
         link.close()
         link.send(b"too late")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
         await link.drained()
         self.assertEqual(self.listener.reasons, ["closed by us"])
         self.assertEqual(relay.heard, [])
@@ -146,7 +117,7 @@ class LinkTests(TestCase):
         link = await self.dial(await self.serve(ScriptedRelay(reactor)))
         link.pause()
         link.close()
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
 
     async def test_pause_holds_messages_back_and_resume_lets_them_come(self) -> None:
         relay = ScriptedRelay(reactor, lambda text: [text])
@@ -154,11 +125,11 @@ class LinkTests(TestCase):
         link.pause()
         for number in range(100):
             link.send(encode_notice(str(number)))
-        await until(lambda: len(relay.heard) == 100)
+        await until(reactor, lambda: len(relay.heard) == 100)
         await deferLater(reactor, 0.05)
         self.assertEqual(self.listener.messages, [])
         link.resume()
-        await until(lambda: len(self.listener.messages) == 100)
+        await until(reactor, lambda: len(self.listener.messages) == 100)
         self.assertEqual(self.listener.messages, [Notice(str(n)) for n in range(100)])
 
     async def test_drained_waits_while_the_relay_does_not_read(self) -> None:
@@ -185,7 +156,7 @@ class LinkTests(TestCase):
         connection.abort("test")
         await drained
         await link.drained()
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
 
     # --- relays that misbehave ------------------------------------------------------------------
 
@@ -194,14 +165,14 @@ class LinkTests(TestCase):
         relay = ScriptedRelay(reactor, lambda _: acts)
         link = await self.dial(await self.serve(relay))
         link.send(b"x")
-        await until(lambda: self.listener.messages == [Notice("still here")])
+        await until(reactor, lambda: self.listener.messages == [Notice("still here")])
         self.assertEqual(len(self.listener.complaints), 3)
 
     async def test_a_message_beyond_the_limit_ends_the_link(self) -> None:
         relay = ScriptedRelay(reactor, lambda _: [encode_notice("x" * 10_000)])
         link = await self.dial(await self.serve(relay), max_message=10_000)
         link.send(b"x")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
         self.assertIn("10000", self.listener.reasons[0])
         self.assertEqual(self.listener.messages, [])
 
@@ -210,14 +181,14 @@ class LinkTests(TestCase):
             await self.serve(ScriptedRelay(reactor, lambda _: [Octets(b"\xff" * 40)]))
         )
         link.send(b"x")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
 
     async def test_a_goodbye_of_the_relay_is_told_with_its_words(self) -> None:
         link = await self.dial(
             await self.serve(ScriptedRelay(reactor, lambda _: [Goodbye("maintenance\n\x1b[31m")]))
         )
         link.send(b"x")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
         self.assertEqual(
             self.listener.reasons, ["the peer closed the link (1000: maintenance??[31m)"]
         )
@@ -225,7 +196,7 @@ class LinkTests(TestCase):
     async def test_a_cut_connection_is_told(self) -> None:
         link = await self.dial(await self.serve(ScriptedRelay(reactor, lambda _: [Drop()])))
         link.send(b"x")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
         self.assertEqual(self.listener.reasons, ["the connection was lost"])
 
     async def test_a_listener_that_fails_loses_the_link_and_is_logged(self) -> None:
@@ -238,7 +209,7 @@ class LinkTests(TestCase):
 
         self.listener.received = fail  # type: ignore[method-assign]
         link.send(b"x")
-        await until(lambda: self.listener.reasons)
+        await until(reactor, lambda: self.listener.reasons)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     # --- relays that cannot be reached ----------------------------------------------------------
@@ -285,16 +256,16 @@ class LinkTests(TestCase):
         self.assertEqual(
             await self.refusal(url, connect=0.3), "no WebSocket handshake within 0.3 s"
         )
-        await until(lambda: not server.connected)
+        await until(reactor, lambda: not server.connected)
 
     async def test_a_cancelled_dial_hangs_up(self) -> None:
         server = CannedServer(reactor, None)
         url = await self.serve(server)
         dial = Deferred.fromCoroutine(Dialer(reactor, SyncSettings()).dial(url, self.listener))
-        await until(lambda: server.connected)
+        await until(reactor, lambda: server.connected)
         dial.cancel()
         await self.assertFailure(dial, CancelledError)
-        await until(lambda: not server.connected)
+        await until(reactor, lambda: not server.connected)
         self.assertEqual(self.listener.reasons, [])
 
     async def test_a_dial_cancelled_before_it_connects_is_cancelled(self) -> None:
