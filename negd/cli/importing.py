@@ -18,7 +18,7 @@ from negd.settings import IntakeSettings
 from negd.sync.intake import Intake
 from negd.sync.offload import ThreadOffload
 
-IN_FLIGHT = 4
+IN_FLIGHT = 16
 """Batches submitted and not yet committed, so that reading, checking and storing overlap."""
 
 NAMED = 10

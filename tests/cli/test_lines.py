@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negd.cli import lines
-from negd.cli.lines import BATCH_LINES, MAX_LINE, LineReader
+from negd.cli.lines import LineReader
 
 
 def read_all(path: Path) -> list[tuple[int, bytes | None]]:
@@ -48,30 +48,29 @@ def test_a_line_that_is_too_long_is_given_up_and_the_next_is_read(
     assert read_all(path) == [(1, b"a" * 1000), (2, None), (3, b"c"), (4, None)]
 
 
-def test_batches_are_bounded_in_lines_and_bytes(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path.write_bytes(b"x\n" * (BATCH_LINES + 1))
-    with path.open("rb") as file:
-        assert len(LineReader(file).batch()) == BATCH_LINES
-    monkeypatch.setattr(lines, "BATCH_BYTES", 10)
-    path.write_bytes(b"12345\n" * 10)
-    with path.open("rb") as file:
-        assert len(LineReader(file).batch()) == 2
+def test_lines_come_as_they_are_written() -> None:
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving, "rb") as file, os.fdopen(sending, "wb", buffering=0) as end:
+        reader = LineReader(file)
+        end.write(b"one\ntwo\nthr")
+        assert reader.batch() == [(1, b"one"), (2, b"two")]
+        end.write(b"ee\n")
+        assert reader.batch() == [(3, b"three")]
 
 
-def test_memory_is_bounded_by_the_longest_line_that_is_taken() -> None:
-    assert MAX_LINE <= 16 * 1024 * 1024
+def test_a_batch_is_no_more_than_one_read(path: Path) -> None:
+    path.write_bytes(b"x\n" * 2**20)
+    with path.open("rb") as file:
+        reader = LineReader(file)
+        assert 0 < len(reader.batch()) <= 2**17
+        assert reader.read <= 2**18
 
 
 def test_a_reader_that_waits_for_a_pipe_can_be_stopped() -> None:
     receiving, sending = os.pipe()
     with os.fdopen(receiving, "rb") as file, os.fdopen(sending, "wb") as end:
-        end.write(b"one\n")
-        end.flush()
         reader = LineReader(file)
-        found: list[object] = []
-        waiting = threading.Thread(target=lambda: found.extend(reader.batch()))
+        waiting = threading.Thread(target=reader.batch)
         waiting.start()
         reader.stop()
         waiting.join(10)

@@ -1,0 +1,156 @@
+"""The commands that open a store, as processes: output, exit statuses, interrupts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from negd.testing.events import sample_events
+
+NEGCTL = [sys.executable, "-m", "negd.cli"]
+
+UNSOUND = """
+import sys
+from negd.cli import stores
+from negd.cli.main import main
+from negd.interfaces import VerifyReport
+from negd.storage import open_store
+
+async def unsound(store, reactor, read_only):
+    storage = await open_store(store, reactor)
+    async def verify(progress):
+        return VerifyReport(7, [f"problem {n}" for n in range(150)])
+    storage.events.verify = verify
+    return storage
+
+stores.open_store = unsound
+sys.exit(main(["verify", "--store", "memory:"]))
+"""
+
+
+def negctl(*argv: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*NEGCTL, *argv], input=stdin, capture_output=True, timeout=120)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"lmdb:{tmp_path / 'store'}"
+
+
+@pytest.fixture(scope="module")
+def jsonl() -> bytes:
+    return b"".join(event.encode() + b"\n" for event in sample_events(300))
+
+
+def test_what_goes_in_comes_out(store: str, jsonl: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(jsonl)
+    first = negctl("import", str(path), "--store", store)
+    assert (first.returncode, first.stderr) == (0, b"")
+    assert first.stdout.startswith(f"imported {path}: 300 lines in ".encode())
+
+    exported = negctl("export", "--store", store)
+    assert exported.returncode == 0
+    events = exported.stdout.splitlines()
+    assert exported.stderr == f"exported {len(events)} events\n".encode()
+    assert set(events) <= set(jsonl.splitlines())
+    assert len(events) > 250
+
+    some = negctl("export", "--store", store, "--filter", '{"kinds":[1],"limit":5}')
+    assert some.stdout.splitlines() == [e for e in events if b'"kind":1,' in e][:5]
+
+    again = negctl("import", "-", "--store", store, stdin=exported.stdout)
+    assert again.returncode == 0
+    assert f"duplicate   {len(events)}\n".encode() in again.stdout
+
+    sound = negctl("verify", "--store", store)
+    assert (sound.returncode, sound.stderr) == (0, b"")
+    assert sound.stdout == f"verified {len(events)} events: sound\n".encode()
+
+
+def test_bad_lines_are_a_failure_after_the_rest_is_stored(
+    store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    rejects = tmp_path / "rejects"
+    done = negctl(
+        "import", "-", "--store", store, "--rejects", str(rejects), stdin=b"nonsense\n" + jsonl
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"negctl: line 1: not an event: ")
+    assert done.stdout.startswith(b"imported standard input: 301 lines in ")
+    assert done.stdout.endswith(b"  invalid       1\n")
+    assert rejects.read_bytes().startswith(b"line 1: not an event: ")
+    assert b"sound" in negctl("verify", "--store", store).stdout
+
+
+def test_a_file_that_is_missing_is_named_and_no_store_is_made(store: str, tmp_path: Path) -> None:
+    done = negctl("import", "none.jsonl", "--store", store)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"negctl: none.jsonl: No such file or directory\n"
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_a_store_that_is_missing_is_named_and_not_made(
+    command: str, store: str, tmp_path: Path
+) -> None:
+    done = negctl(command, "--store", store)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"negctl: ")
+    assert done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_of_no_known_kind_is_named() -> None:
+    done = negctl("verify", "--store", "floppy:a")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"negctl: store 'floppy:a' is none of the known kinds: ")
+
+
+def test_a_store_that_is_not_sound_is_a_failure() -> None:
+    done = subprocess.run([sys.executable, "-c", UNSOUND], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [f"problem {n}".encode() for n in range(100)]
+    assert done.stderr == b"negctl: 150 problems in 7 events of memory:\n"
+
+
+def test_a_reader_that_goes_away_ends_the_export_quietly(store: str, jsonl: bytes) -> None:
+    negctl("import", "-", "--store", store, stdin=jsonl)
+    process = subprocess.Popen(
+        [*NEGCTL, "export", "--store", store], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 1
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_import_keeps_what_it_took(
+    number: signal.Signals, store: str, jsonl: bytes
+) -> None:
+    """Lines come through a pipe that stays open, so the import waits when the signal comes."""
+    lines = jsonl.splitlines(keepends=True) * 10
+    process = subprocess.Popen(
+        [*NEGCTL, "import", "-", "--store", store, "--rejects", "/dev/stderr"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(b"".join(lines) + b"nonsense\n" * 1000)
+    process.stdin.flush()
+    assert process.stderr.readline().startswith(b"negctl: line 3001: ")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith(b"negctl: interrupted\n")
+    assert out.startswith(b"imported standard input: ")
+    assert b"sound" in negctl("verify", "--store", store).stdout
