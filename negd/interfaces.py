@@ -406,6 +406,7 @@ class SyncProgress:
     :ivar have: ids found that we hold and the peer lacks.
     :ivar need: the reverse.
     :ivar fetched: events received and stored, or already there.
+    :ivar already: of those fetched, the events that were already there.
     :ivar sent: events that the peer accepted.
     :ivar rejected: events that the peer did not accept.
     :ivar refused: events received that we did not accept.
@@ -419,12 +420,18 @@ class SyncProgress:
     have: int = 0
     need: int = 0
     fetched: int = 0
+    already: int = 0
     sent: int = 0
     rejected: int = 0
     refused: int = 0
     unfetchable: int = 0
     explained: int = 0
     complete: bool = False
+
+    @property
+    def moved(self) -> int:
+        """Events that one side has now and had not before."""
+        return self.fetched - self.already + self.sent
 
     def plus(self, **more: int) -> SyncProgress:
         """These counts with some of them increased."""

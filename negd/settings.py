@@ -143,12 +143,14 @@ class PeerSettings(Section, frozen=True):
     :ivar direction: ``up`` sends, ``down`` fetches, ``both`` does both.
     :ivar filter: a NIP-01 filter that limits what is kept equal.
     :ivar interval: seconds between syncs; none takes the one of ``[sync]``.
+    :ivar tail: whether new events move as they come, over a link that is kept open.
     """
 
     url: str
     direction: Annotated[str, Meta(pattern="^(up|down|both)$")] = "both"
     filter: dict[str, Any] = {}
     interval: Seconds | None = None
+    tail: bool = True
 
 
 class Settings(Section, frozen=True):

@@ -14,12 +14,18 @@ from negd.settings import PeerSettings
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """:ivar url: canonical. :ivar interval: seconds between syncs; None takes the common one."""
+    """One peer's terms.
+
+    :ivar url: canonical.
+    :ivar interval: seconds between syncs; None takes the common one.
+    :ivar tail: whether new events move as they come, over a link that is kept open.
+    """
 
     url: str
     direction: Direction = Direction.BOTH
     wanted: Filter = EVERYTHING
     interval: float | None = None
+    tail: bool = True
 
     def narrowed(self, wanted: Filter) -> Filter:
         """What a sync on demand is about: a filter of its own, or the peer's with its ``since``."""
@@ -39,5 +45,9 @@ def listing_of(settings: PeerSettings) -> Listing:
         where = f"peer {settings.url!r}: filter {settings.filter}"
         raise ConfigError(f"{where}: {error.text}") from None
     return Listing(
-        canonical(settings.url), Direction(settings.direction), wanted, settings.interval
+        canonical(settings.url),
+        Direction(settings.direction),
+        wanted,
+        settings.interval,
+        settings.tail,
     )

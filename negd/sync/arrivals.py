@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from negd.interfaces import IIntake, Outcome, Residue
 from negd.nostr.event import Event
+from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
 
 
 class Arrivals:
-    """Hands events to the intake, and writes down what becomes of each.
+    """Hands one peer's events to the intake, and writes down what becomes of each.
 
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
     """
 
-    def __init__(self, intake: IIntake, ledger: Ledger, moved: Callable[..., None]) -> None:
+    def __init__(
+        self, peer: Contact, intake: IIntake, ledger: Ledger, moved: Callable[..., None]
+    ) -> None:
+        self._peer = peer
         self._intake = intake
         self._ledger = ledger
         self._moved = moved
@@ -29,14 +34,17 @@ class Arrivals:
         """
         if not events:
             return
-        stored = 0
+        self._peer.hear(events)
+        outcomes: Counter[Outcome] = Counter()
         verdicts = await self._intake.submit(list(events.values()))
         for event_id, verdict in zip(events, verdicts, strict=True):
+            outcomes[verdict.outcome] += 1
             if verdict.outcome in _STORED:
-                stored += 1
                 self._ledger.settle(event_id)
             else:
                 text = verdict.text or verdict.outcome.value
                 self._ledger.note(event_id, Residue.OURS_REJECTED, text)
-        self._moved(fetched=stored, refused=len(verdicts) - stored)
+        already = outcomes[Outcome.DUPLICATE]
+        stored = outcomes[Outcome.STORED] + already
+        self._moved(fetched=stored, already=already, refused=len(verdicts) - stored)
         await self._ledger.write()

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
 
-from negd.interfaces import IPeerDialer, IPeerLink
+from negd.interfaces import IPeerLink
 from negd.nostr.kinds import RELAY_AUTH
 from negd.nostr.messages import Ok, encode_auth
 from negd.nostr.signing import Signer
 from negd.sync.dialogue import Dialogue
+from negd.sync.node import Node
 from negd.sync.refusals import asks_who_we_are
+
+_MOST_HEARD = 20_000
 
 
 class Contact:
-    """A link and its dialogue.
+    """A link and its dialogue; made by :func:`get_in_touch`."""
 
-    :param signer: the key to answer challenges with; None for a node that has none.
-    :param patience: seconds a peer may take to answer our answer.
-    """
-
-    def __init__(
-        self,
-        link: IPeerLink,
-        dialogue: Dialogue,
-        signer: Signer | None,
-        clock: IReactorTime,
-        patience: float,
-    ) -> None:
+    def __init__(self, node: Node, link: IPeerLink, dialogue: Dialogue) -> None:
         self.link = link
         self.dialogue = dialogue
-        self._signer = signer
-        self._clock = clock
-        self._patience = patience
+        self._node = node
         self._answered: str | None = None
         self._admitted = False
         self._answering = DeferredLock()
+        self._heard: dict[bytes, None] = {}
+
+    def close(self) -> None:
+        """Close the link; what waits for the peer is told that it is lost."""
+        self.link.close()
+
+    # --- what need not be told back -------------------------------------------------------------
+
+    def hear(self, ids: Iterable[bytes]) -> None:
+        """Remember events that the peer has sent, the latest so many of them."""
+        self._heard.update(dict.fromkeys(ids))
+        while len(self._heard) > _MOST_HEARD:
+            del self._heard[next(iter(self._heard))]
+
+    def has_told(self, event_id: bytes) -> bool:
+        """Whether the peer has sent this event lately."""
+        return event_id in self._heard
+
+    # --- who we are -----------------------------------------------------------------------------
 
     async def admitted_after(self, refusal: str) -> bool:
         """Whether what was refused in these words is worth one more try.
@@ -48,43 +55,32 @@ class Contact:
 
         :raises PeerError: the peer did not answer.
         """
-        challenge = self.dialogue.challenge
-        if not asks_who_we_are(refusal) or self._signer is None or challenge is None:
+        signer, challenge = self._node.signer, self.dialogue.challenge
+        if not asks_who_we_are(refusal) or signer is None or challenge is None:
             return False
         async with self._answering:
             if challenge != self._answered:
                 self._answered = challenge
-                self._admitted = await self._answer(self._signer, challenge)
+                self._admitted = await self._answer(signer, challenge)
         return self._admitted
 
     async def _answer(self, signer: Signer, challenge: str) -> bool:
         answer = signer.sign(
-            created_at=int(self._clock.seconds()),
+            created_at=int(self._node.clock.seconds()),
             kind=RELAY_AUTH,
             tags=[("relay", self.link.url), ("challenge", challenge)],
         )
         with self.dialogue.oks() as box:
             box.expect(answer.id)
             self.link.send(encode_auth(answer))
-            letter = await box.next(self._patience, "answer to AUTH")
+            letter = await box.next(self._node.settings.answer, "answer to AUTH")
         return isinstance(letter, Ok) and letter.accepted
 
 
-@asynccontextmanager
-async def contact(
-    dialer: IPeerDialer,
-    url: str,
-    signer: Signer | None,
-    clock: IReactorTime,
-    patience: float,
-) -> AsyncIterator[Contact]:
-    """A contact while the context lasts; the link is closed however that ends.
+async def get_in_touch(node: Node, url: str) -> Contact:
+    """A contact over a new link, which is the caller's to close.
 
-    :raises PeerError: the peer cannot be reached.
+    :raises negd.errors.PeerError: the peer cannot be reached.
     """
-    dialogue = Dialogue(clock)
-    link = await dialer.dial(url, dialogue)
-    try:
-        yield Contact(link, dialogue, signer, clock, patience)
-    finally:
-        link.close()
+    dialogue = Dialogue(node.clock)
+    return Contact(node, await node.dialer.dial(url, dialogue), dialogue)

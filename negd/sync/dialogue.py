@@ -61,17 +61,20 @@ class Mailbox:
         self._failure = error
         self._wake()
 
-    async def next(self, seconds: float, awaited: str) -> Letter:
+    async def next(self, seconds: float | None, awaited: str) -> Letter:
         """The next message.
 
+        :param seconds: how long to wait for it; None for as long as the link lasts.
         :param awaited: what is waited for, for the error's words.
         :raises Silence: nothing came for so many seconds.
         :raises PeerError: the link is lost.
         """
         if not self._letters and self._failure is None:
             self._waiter = Deferred()
+            if seconds is not None:
+                self._waiter.addTimeout(seconds, self._clock)
             try:
-                await self._waiter.addTimeout(seconds, self._clock)
+                await self._waiter
             except TimeoutError:
                 raise Silence(f"no {awaited} for {seconds:g} s") from None
             finally:
@@ -129,6 +132,7 @@ class Dialogue:
         self._ok_boxes: list[OkMailbox] = []
         self._negotiation: Mailbox | None = None
         self._lost: PeerError | None = None
+        self._end = Mailbox(clock)
         self._unreadable = 0
         self.challenge: str | None = None
 
@@ -163,6 +167,13 @@ class Dialogue:
         finally:
             self._ok_boxes.remove(box)
 
+    async def end(self) -> None:
+        """Wait for the end of the link.
+
+        :raises PeerError: it has come, with the reason.
+        """
+        await self._end.next(None, "")
+
     def _box(self) -> Mailbox:
         box = Mailbox(self._clock)
         if self._lost is not None:
@@ -196,5 +207,5 @@ class Dialogue:
     def lost(self, reason: str) -> None:
         """See :meth:`IPeerListener.lost`."""
         self._lost = self._lost or PeerError(reason)
-        for box in (*self._boxes.values(), *self._ok_boxes):
+        for box in (*self._boxes.values(), *self._ok_boxes, self._end):
             box.fail(self._lost)

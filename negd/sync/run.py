@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from twisted.internet.interfaces import IReactorTime
-
-from negd.interfaces import (
-    Direction,
-    IEventStore,
-    IIntake,
-    IPeerBook,
-    IPeerDialer,
-    SyncProgress,
-)
+from negd.interfaces import Direction, IPeerBook, SyncProgress
 from negd.nostr.filter import Filter
-from negd.nostr.signing import Signer
 from negd.reconcile import RecordSet, Step
-from negd.settings import SyncSettings
 from negd.sync.arrivals import Arrivals
-from negd.sync.contact import Contact, contact
+from negd.sync.contact import Contact, get_in_touch
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
 from negd.sync.negotiation import Negotiation
-from negd.sync.offload import Offload
+from negd.sync.node import Node
 from negd.sync.paging import Paging
 from negd.sync.refusals import NoReconciliation
 from negd.sync.together import together
 from negd.sync.upload import Upload
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What of this node a sync works with.
-
-    :ivar signer: the key that answers peers who ask who we are (NIP-42).
-    """
-
-    store: IEventStore
-    intake: IIntake
-    dialer: IPeerDialer
-    settings: SyncSettings
-    clock: IReactorTime
-    offload: Offload
-    signer: Signer | None = None
 
 
 class SyncRun:
@@ -72,54 +45,57 @@ class SyncRun:
         self._haves = Differences()
         self._needs = Differences()
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
-        self._arrivals = Arrivals(node.intake, self._ledger, self._moved)
         self.progress = SyncProgress(url)
 
-    async def run(self) -> SyncProgress:
+    async def run(self, peer: Contact | None = None) -> SyncProgress:
         """Sync to the end; the last progress is complete. Cancelling stops it at once.
 
+        :param peer: the contact to sync over; without one, one is made and closed again.
         :raises negd.errors.PeerError: the peer could not be reached, refused or fell silent.
         :raises negd.errors.ProtocolViolation: the peer's negentropy message cannot be read.
         :raises negd.errors.StorageError: our storage failed.
         """
-        node = self._node
-        patience = node.settings.answer
-        async with contact(node.dialer, self._url, node.signer, node.clock, patience) as peer:
+        if peer is not None:
             await self._sync(peer)
+        else:
+            own = await get_in_touch(self._node, self._url)
+            try:
+                await self._sync(own)
+            finally:
+                own.close()
         self.progress = replace(self.progress, complete=True)
         self._report(self.progress)
         return self.progress
 
     async def _sync(self, peer: Contact) -> None:
         records = await self._node.store.snapshot(self._wanted)
+        arrivals = Arrivals(peer, self._node.intake, self._ledger, self._moved)
         try:
             await together(
-                self._compare(peer, records),
-                self._fetch(peer).run(),
+                self._compare(peer, records, arrivals),
+                self._fetch(peer, arrivals).run(),
                 self._upload(peer).run(),
             )
         finally:
             await self._ledger.write(at_least=1)
 
-    async def _compare(self, peer: Contact, records: RecordSet) -> None:
+    async def _compare(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
         """Put all differences in line, by NIP-77 or, where the peer has none, by its pages."""
         node = self._node
         try:
             negotiation = Negotiation(peer, node.settings, node.clock, node.offload, self._stepped)
             await negotiation.run(self._wanted, records)
         except NoReconciliation:
-            arrivals = None if self._direction is Direction.UP else self._arrivals
-            paging = Paging(peer, arrivals, self._ledger, node.settings.answer, self._paged)
+            taking = None if self._direction is Direction.UP else arrivals
+            paging = Paging(peer, taking, self._ledger, node.settings.answer, self._paged)
             await paging.run(self._wanted, records)
         self._haves.finish()
         self._needs.finish()
 
-    def _fetch(self, peer: Contact) -> Fetch:
+    def _fetch(self, peer: Contact, arrivals: Arrivals) -> Fetch:
         node = self._node
         needs = self._needs if self._direction is not Direction.UP else _nothing()
-        return Fetch(
-            peer, needs, self._arrivals, self._ledger, node.settings, node.clock, self._moved
-        )
+        return Fetch(peer, needs, arrivals, self._ledger, node.settings, node.clock, self._moved)
 
     def _upload(self, peer: Contact) -> Upload:
         node = self._node

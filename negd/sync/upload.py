@@ -9,7 +9,7 @@ from negd.nostr.messages import Ok, encode_publish
 from negd.settings import SyncSettings
 from negd.sync.contact import Contact
 from negd.sync.dialogue import OkMailbox, Silence
-from negd.sync.differences import Differences
+from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 
 
@@ -25,7 +25,7 @@ class Upload:
     def __init__(
         self,
         peer: Contact,
-        haves: Differences,
+        haves: Line,
         store: IEventStore,
         ledger: Ledger,
         settings: SyncSettings,

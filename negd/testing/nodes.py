@@ -17,7 +17,7 @@ from negd.peers.roster import Roster
 from negd.settings import SyncSettings
 from negd.storage.memory import MemoryStorage
 from negd.sync.offload import inline
-from negd.sync.run import Node
+from negd.sync.node import Node
 from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
 
 

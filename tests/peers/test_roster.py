@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
@@ -18,13 +21,30 @@ alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n // 3, kind=1 + n % 2, content=str(n)) for n in range(200)]
 ids = [event.id_bytes for event in events]
 
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world() -> Iterator[MakeWorld]:
+    """Makes worlds; stops our node's roster in the end, after which nothing may be due."""
+    worlds: list[World] = []
+
+    def make(sync: SyncSettings | None = None) -> World:
+        worlds.append(World(sync))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        drive(world.clock, world.ours.roster.stop())
+        assert [call for call in world.clock.getDelayedCalls() if call.active()] == []
+
 
 def test_it_is_a_peer_sync() -> None:
     verifyObject(IPeerSync, World().ours.roster)
 
 
-def test_two_syncs_with_one_peer_do_not_run_at_once() -> None:
-    world = World()
+def test_two_syncs_with_one_peer_do_not_run_at_once(make_world: MakeWorld) -> None:
+    world = make_world()
     world.theirs.hold(events)
     roster = world.ours.roster
     first = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
@@ -35,16 +55,16 @@ def test_two_syncs_with_one_peer_do_not_run_at_once() -> None:
     assert world.ours.held() == set(ids)
 
 
-def test_a_visited_peer_is_not_listed_and_leaves_no_trace() -> None:
-    world = World()
+def test_a_visited_peer_is_not_listed_and_leaves_no_trace(make_world: MakeWorld) -> None:
+    world = make_world()
     world.ours.sync(THEIRS)
     assert world.ours.roster.peers() == []
     assert world.ours.roster.states() == {}
     assert drive(world.clock, world.ours.storage.book.peers()) == {}
 
 
-def test_listed_peers_are_synced_at_start_and_at_every_interval() -> None:
-    world = World(SyncSettings(interval=600, jitter=0))
+def test_listed_peers_are_synced_at_start_and_at_every_interval(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(interval=600, jitter=0))
     world.theirs.hold(events[:10])
     drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
     settle(world.clock)
@@ -63,8 +83,8 @@ def test_listed_peers_are_synced_at_start_and_at_every_interval() -> None:
     assert world.clock.getDelayedCalls() == []
 
 
-def test_failures_count_up_back_off_survive_a_restart_and_reset() -> None:
-    world = World(SyncSettings(jitter=0, backoff_first=5, backoff_most=30))
+def test_failures_count_up_back_off_survive_a_restart_and_reset(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(jitter=0, backoff_first=5, backoff_most=30))
     served = world.dialer.peers[THEIRS]
     world.dialer.peers[THEIRS] = PeerError("connection refused")
     drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
@@ -91,12 +111,13 @@ def test_failures_count_up_back_off_survive_a_restart_and_reset() -> None:
     world.clock.advance(30)
     settle(world.clock)
     state = reborn.roster.state(THEIRS)
+    drive(world.clock, reborn.roster.stop())
     assert state is not None
     assert (state.consecutive_failures, state.status.value, state.last_error) == (0, "idle", "")
 
 
-def test_removing_a_peer_stops_its_sync_and_forgets_it() -> None:
-    world = World(SyncSettings(fetch_batch=10))
+def test_removing_a_peer_stops_its_sync_and_forgets_it(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(fetch_batch=10, fetch_in_flight=1))
     world.theirs.hold(events)
     drive(world.clock, world.ours.roster.start([]))
     drive(world.clock, world.ours.roster.add(THEIRS))
@@ -106,11 +127,14 @@ def test_removing_a_peer_stops_its_sync_and_forgets_it() -> None:
     world.theirs.hold(more)
     removed: list[Deferred[None]] = []
 
-    def remove(progress: SyncProgress) -> None:
-        if progress.fetched and not removed:
-            removed.append(Deferred.fromCoroutine(world.ours.roster.remove(THEIRS)))
+    def remove() -> None:
+        removed.append(Deferred.fromCoroutine(world.ours.roster.remove(THEIRS)))
 
-    running = Deferred.fromCoroutine(world.ours.roster.sync(THEIRS, EVERYTHING, remove))
+    def remove_soon(progress: SyncProgress) -> None:
+        if progress.fetched == 20:
+            world.clock.callLater(0, remove)
+
+    running = Deferred.fromCoroutine(world.ours.roster.sync(THEIRS, EVERYTHING, remove_soon))
     settle(world.clock)
     assert isinstance(failure_of(running), CancelledError)
     assert removed[0].called
@@ -118,11 +142,12 @@ def test_removing_a_peer_stops_its_sync_and_forgets_it() -> None:
     assert drive(world.clock, world.ours.storage.book.peers()) == {}
     world.clock.advance(10_000)
     settle(world.clock)
-    assert len(world.dialer.links) == 2
+    assert len(world.dialer.links) == 1
+    assert [call for call in world.clock.getDelayedCalls() if call.active()] == []
 
 
-def test_pausing_stops_syncs_by_themselves_but_not_on_demand() -> None:
-    world = World()
+def test_pausing_stops_syncs_by_themselves_but_not_on_demand(make_world: MakeWorld) -> None:
+    world = make_world()
     roster = world.ours.roster
     drive(world.clock, roster.start([Listing(THEIRS)]))
     roster.pause_background()
@@ -139,8 +164,8 @@ def test_pausing_stops_syncs_by_themselves_but_not_on_demand() -> None:
     assert world.ours.held() == set(ids[:10])
 
 
-def test_a_triggered_sync_keeps_to_its_filter() -> None:
-    world = World()
+def test_a_triggered_sync_keeps_to_its_filter(make_world: MakeWorld) -> None:
+    world = make_world()
     world.theirs.hold(events[:30])
     roster = world.ours.roster
     drive(world.clock, roster.start([Listing(THEIRS, Direction.BOTH, Filter.build(kinds=[9]))]))
@@ -151,8 +176,8 @@ def test_a_triggered_sync_keeps_to_its_filter() -> None:
     assert world.ours.held() == {e.id_bytes for e in events[:30] if e.kind == 2}
 
 
-def test_no_more_than_so_many_syncs_run_at_once() -> None:
-    world = World(SyncSettings(concurrent=2))
+def test_no_more_than_so_many_syncs_run_at_once(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(concurrent=2))
     urls = [f"ws://silent{n}.example" for n in range(5)]
     for url in urls:
         world.dialer.peers[url] = ScriptedPeer

@@ -1,0 +1,140 @@
+"""Attending to a listed peer: one link's whole life, and the next one after it."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from negd.errors import LimitReached, NegdError, PeerError
+from negd.nostr.filter import EVERYTHING
+from negd.peers.peer import Peer
+from negd.peers.waits import until_next
+from negd.sync.contact import Contact, get_in_touch
+from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.tail import Tail
+from negd.sync.together import together
+
+T = TypeVar("T")
+
+log = Logger()
+
+_STAYED_UP = 60.0
+"""Seconds a link must last for the next one to be dialed without growing delay."""
+
+
+class Attendance:
+    """Keeps this node equal with one listed peer until it is told to stop.
+
+    Tail first, then reconcile, then go on with the tail; reconcile again at every interval and
+    on every new link.  Without a tail, a link lasts for one sync.
+
+    :param dialing: bounds how many peers are dialed at once.
+    """
+
+    def __init__(self, peer: Peer, node: Node, dialing: DeferredSemaphore, random: Random) -> None:
+        self._peer = peer
+        self._node = node
+        self._clock = node.clock
+        self._dialing = dialing
+        self._random = random
+        self._life: Deferred[None] | None = None
+        self._short_links = 0
+        self._ending = False
+
+    def start(self) -> None:
+        """Begin, or go on; attending already is no matter."""
+        self._ending = False
+        if self._life is None:
+            self._life = life = Deferred.fromCoroutine(self._attend())
+            life.addErrback(self._note)
+            life.addBoth(self._ended)
+
+    def _note(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("attending to {url} ended", failure, url=self._peer.url)
+
+    def _ended(self, _: object) -> None:
+        self._life = None
+
+    def end(self) -> None:
+        """Start no further sync; one that runs goes on, and the link is closed after it."""
+        self._ending = True
+        if self._peer.running is None:
+            self._cancel()
+        else:
+            self._peer.running.addBoth(self._cancel)
+
+    def _cancel(self, result: T = None) -> T:  # type: ignore[assignment]
+        if self._ending and self._life is not None:
+            self._life.cancel()
+        return result
+
+    async def stop(self) -> None:
+        """Stop at once, and return when all has ended."""
+        self._ending = True
+        await self._peer.halt()
+        self._cancel()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        await self._sleep(self._peer.state.next_sync - self._clock.seconds())
+        while True:
+            began = self._clock.seconds()
+            try:
+                await self._visit()
+            except NegdError as error:
+                log.warn("{url}: {text}", url=self._peer.url, text=error.text)
+            await self._sleep(self._until_next_link(self._clock.seconds() - began))
+
+    def _until_next_link(self, lasted: float) -> float:
+        """Seconds to stay away, after a link that lasted so long."""
+        if not self._peer.listing.tail or self._peer.state.consecutive_failures:
+            return self._peer.wait()
+        self._short_links = 0 if lasted >= _STAYED_UP else self._short_links + 1
+        return until_next(self._node.settings, 1 + self._short_links, None, self._random)
+
+    async def _visit(self) -> None:
+        """One link from its opening to its end."""
+        peer = self._peer
+        peer.contact = opened = await self._dial()
+        try:
+            if peer.listing.tail:
+                await together(self._follow(opened), self._sync_on_schedule())
+            else:
+                await peer.sync(EVERYTHING, lambda _: None)
+        finally:
+            peer.contact = None
+            opened.close()
+
+    async def _dial(self) -> Contact:
+        async with self._dialing:
+            try:
+                return await get_in_touch(self._node, self._peer.url)
+            except PeerError as error:
+                await self._peer.failed(error.text)
+                raise
+
+    async def _follow(self, opened: Contact) -> None:
+        listing, node = self._peer.listing, self._node
+        ledger = Ledger(self._peer.ledger_book, listing.url, node.clock, node.settings.ledger_retry)
+        await Tail(opened, node, listing.wanted, listing.direction, ledger, self._peer.count).run()
+
+    async def _sync_on_schedule(self) -> None:
+        """Sync now and at every interval, while the link lasts."""
+        while True:
+            try:
+                await self._peer.sync(EVERYTHING, lambda _: None)
+            except (PeerError, LimitReached) as error:
+                log.warn("{url}: {text}", url=self._peer.url, text=error.text)
+            await self._sleep(self._peer.wait())
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            await deferLater(self._clock, seconds)

@@ -1,0 +1,168 @@
+"""One peer: its syncs, one at a time, and what is remembered of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from negd.errors import LimitReached, NegdError, PeerError, StorageError
+from negd.interfaces import IPeerBook, PeerState, PeerStatus, SyncProgress
+from negd.nostr.filter import Filter
+from negd.peers.listing import Listing
+from negd.peers.waits import until_next
+from negd.sync.contact import Contact
+from negd.sync.node import Node
+from negd.sync.run import SyncRun
+
+log = Logger()
+
+
+class Peer:
+    """A peer that is listed, or only visited for one sync.
+
+    :param line: bounds how many syncs of all peers run at once.
+    :ivar contact: the link that is kept open; None while there is none.
+    :ivar running: the sync under way.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        state: PeerState,
+        listed: bool,
+        node: Node,
+        book: IPeerBook,
+        line: DeferredSemaphore,
+        random: Random,
+    ) -> None:
+        self.listing = listing
+        self.state = state
+        self.listed = listed
+        self.contact: Contact | None = None
+        self.running: Deferred[SyncProgress] | None = None
+        self._node = node
+        self._book = book
+        self._line = line
+        self._random = random
+
+    @property
+    def url(self) -> str:
+        """The canonical URL."""
+        return self.listing.url
+
+    @property
+    def ledger_book(self) -> IPeerBook | None:
+        """Where differences are explained: a peer that is only visited leaves no trace."""
+        return self._book if self.listed else None
+
+    def sync(
+        self, wanted: Filter, progress: Callable[[SyncProgress], None]
+    ) -> Deferred[SyncProgress]:
+        """Sync to the end, on the open link if there is one; cancelling stops it.
+
+        Fails with :class:`LimitReached` while another sync with this peer runs, else with
+        :class:`PeerError`; what became of it is in ``state`` then.
+        """
+        if self.running is not None:
+            raise LimitReached(f"a sync with {self.url} is already running")
+        run = SyncRun(
+            self._node,
+            self.url,
+            self.listing.narrowed(wanted),
+            self.listing.direction,
+            self.ledger_book,
+            progress,
+        )
+        running = self.running = Deferred.fromCoroutine(self._run(run))
+
+        def ended(result: SyncProgress | Failure) -> SyncProgress | Failure:
+            self.running = None
+            return result
+
+        return running.addBoth(ended)
+
+    async def _run(self, run: SyncRun) -> SyncProgress:
+        await self._line.acquire()
+        before = self.state.status
+        try:
+            self.state = replace(self.state, status=PeerStatus.SYNCING)
+            await run.run(self.contact)
+        except CancelledError:
+            self.state = replace(self.state, status=before)
+            raise
+        except Exception as error:
+            text = self._describe(error)
+            await self._keep(self._failed(text, run.progress.moved))
+            raise PeerError(text) from error
+        else:
+            await self._keep(self._succeeded(run.progress.moved))
+            return run.progress
+        finally:
+            self._line.release()
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, NegdError):
+            return error.text
+        log.failure("sync with {url}", url=self.url)
+        return "internal error, see the log"
+
+    def count(self, **more: int) -> None:
+        """Add events that moved outside of a sync; written down with the next one."""
+        moved = SyncProgress(self.url).plus(**more).moved
+        self.state = replace(self.state, events_synced=self.state.events_synced + moved)
+
+    async def failed(self, text: str) -> None:
+        """The peer could not even be reached."""
+        await self._keep(self._failed(text, 0))
+
+    def _succeeded(self, moved: int) -> PeerState:
+        return PeerState(
+            last_sync=int(self._node.clock.seconds()),
+            events_synced=self.state.events_synced + moved,
+        )
+
+    def _failed(self, text: str, moved: int) -> PeerState:
+        failures = self.state.consecutive_failures + 1
+        wait = until_next(self._node.settings, failures, None, self._random)
+        return replace(
+            self.state,
+            events_synced=self.state.events_synced + moved,
+            status=PeerStatus.ERROR,
+            last_error=text,
+            consecutive_failures=failures,
+            next_sync=self._node.clock.seconds() + wait,
+        )
+
+    async def _keep(self, state: PeerState) -> None:
+        """Take over a state and write it down; a storage that cannot is only logged here."""
+        self.state = state
+        if self.listed:
+            try:
+                await self._book.put(self.url, state)
+            except StorageError as error:
+                log.error("state of {url}: {text}", url=self.url, text=error.text)
+
+    def wait(self) -> float:
+        """Seconds until the next sync is due, after the last one has ended."""
+        if self.state.consecutive_failures:
+            return max(0.0, self.state.next_sync - self._node.clock.seconds())
+        return until_next(self._node.settings, 0, self.listing.interval, self._random)
+
+    async def halt(self) -> None:
+        """Cancel the sync under way and wait until it has ended."""
+        if self.running is not None:
+            ended: Deferred[None] = Deferred()
+
+            def tell(result: SyncProgress | Failure) -> SyncProgress | Failure:
+                ended.callback(None)
+                return result
+
+            running = self.running
+            running.addBoth(tell)
+            running.cancel()
+            await ended

@@ -1,0 +1,28 @@
+"""What of this node its syncs work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+
+from negd.interfaces import IEventStore, IIntake, IPeerDialer
+from negd.nostr.signing import Signer
+from negd.settings import SyncSettings
+from negd.sync.offload import Offload
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The parts that are the same for every peer.
+
+    :ivar signer: the key that answers peers who ask who we are (NIP-42).
+    """
+
+    store: IEventStore
+    intake: IIntake
+    dialer: IPeerDialer
+    settings: SyncSettings
+    clock: IReactorTime
+    offload: Offload
+    signer: Signer | None = None

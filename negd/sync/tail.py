@@ -1,0 +1,125 @@
+"""Keeping up between two reconciliations: new events both ways as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from twisted.logger import Logger
+
+from negd.interfaces import Direction
+from negd.nostr.event import Event
+from negd.nostr.filter import Filter
+from negd.nostr.messages import Closed, Delivered, encode_request
+from negd.sync.arrivals import Arrivals
+from negd.sync.contact import Contact
+from negd.sync.dialogue import Letter, Mailbox
+from negd.sync.differences import Line
+from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.together import together
+from negd.sync.upload import Upload
+
+log = Logger()
+
+_SUBSCRIPTION = "negd-tail"
+
+_BACK = 60
+"""Seconds before now that a tail begins: clocks differ, and events take a while to spread."""
+
+_BATCH = 500
+
+_HIGH_WATER = 1000
+"""Unread messages from which on the peer's socket is not read."""
+
+_MOST_IN_LINE = 10_000
+"""New events waiting to be pushed; what comes beyond waits for the next reconciliation."""
+
+
+class Tail:
+    """Live events over one contact, as far as ``direction`` lets them move.
+
+    :param moved: told of counts to add to the progress.
+    """
+
+    def __init__(
+        self,
+        peer: Contact,
+        node: Node,
+        wanted: Filter,
+        direction: Direction,
+        ledger: Ledger,
+        moved: Callable[..., None],
+    ) -> None:
+        self._peer = peer
+        self._node = node
+        self._wanted = replace(wanted, limit=None)
+        self._direction = direction
+        self._ledger = ledger
+        self._arrivals = Arrivals(peer, node.intake, ledger, moved)
+        self._line = Line()
+        self._upload = Upload(peer, self._line, node.store, ledger, node.settings, moved)
+
+    async def run(self) -> None:
+        """Go on until the link is lost, even where the peer will not be tailed.
+
+        :raises negd.errors.PeerError: the link is lost, which is how this ends.
+        :raises negd.errors.StorageError: events could not be stored or read.
+        """
+        works = [self._peer.dialogue.end()]
+        if self._direction is not Direction.UP:
+            works.append(self._pull())
+        if self._direction is not Direction.DOWN:
+            works.append(self._push())
+        try:
+            await together(*works)
+        finally:
+            await self._ledger.write(at_least=1)
+
+    # --- the peer's new events ------------------------------------------------------------------
+
+    async def _pull(self) -> None:
+        while True:
+            with self._peer.dialogue.subscription(_SUBSCRIPTION) as box:
+                self._peer.link.send(encode_request(_SUBSCRIPTION, [self._beginning()]))
+                refusal = await self._read(box)
+            if not await self._peer.admitted_after(refusal):
+                log.info("{url} ends the tail: {text}", url=self._peer.link.url, text=refusal)
+                return
+
+    def _beginning(self) -> Filter:
+        """The filter from a little back on."""
+        return self._wanted.since_at_least(max(0, int(self._node.clock.seconds()) - _BACK))
+
+    async def _read(self, box: Mailbox) -> str:
+        """Store what comes until the peer says CLOSED; its words."""
+        while True:
+            letters: list[Letter] = [await box.next(None, "event"), *box.ready(_BATCH)]
+            if box.unread > _HIGH_WATER:
+                self._peer.link.pause()
+            try:
+                await self._take([i.event for i in letters if isinstance(i, Delivered)])
+            finally:
+                self._peer.link.resume()
+            for letter in letters:
+                if isinstance(letter, Closed):
+                    return letter.text or "CLOSED"
+
+    async def _take(self, events: list[Event]) -> None:
+        await self._arrivals.take(
+            {event.id_bytes: event for event in events if self._wanted.matches(event)}
+        )
+
+    # --- our new events -------------------------------------------------------------------------
+
+    async def _push(self) -> None:
+        watch = self._node.store.watch(self._wanted, self._stored)
+        try:
+            await self._upload.run()
+        finally:
+            watch.stop()
+
+    def _stored(self, event: Event, event_json: bytes) -> None:
+        event_id = event.id_bytes
+        if not self._peer.has_told(event_id) and len(self._line) < _MOST_IN_LINE:
+            self._line.put([event_id])

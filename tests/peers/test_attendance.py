@@ -1,0 +1,213 @@
+"""Attending to a peer: one link, new events both ways as they come, and the next link after it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from negd.errors import PeerError
+from negd.interfaces import Direction
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.signing import Signer
+from negd.peers.listing import Listing
+from negd.settings import SessionSettings, SyncSettings
+from negd.testing.links import drive, settle
+from negd.testing.nodes import THEIRS, World
+
+alice = Signer(b"\x01" * 32)
+NOW = 1_700_000_000
+events = [alice.sign(created_at=NOW + n, kind=1 + n % 2, content=str(n)) for n in range(300)]
+ids = [event.id_bytes for event in events]
+
+
+Attend = Callable[..., World]
+
+
+@pytest.fixture
+def attending() -> Iterator[Attend]:
+    """Makes two nodes with five events each, ours attending to theirs; stops them in the end."""
+    worlds: list[World] = []
+
+    def attend(listing: Listing = Listing(THEIRS), sync: SyncSettings | None = None) -> World:  # noqa: B008
+        world = World(sync or SyncSettings(jitter=0, backoff_first=5))
+        worlds.append(world)
+        world.ours.hold(events[:5])
+        world.theirs.hold(events[5:10])
+        drive(world.clock, world.ours.roster.start([listing]))
+        settle(world.clock)
+        return world
+
+    yield attend
+    for world in worlds:
+        drive(world.clock, world.ours.roster.stop())
+        assert [call for call in world.clock.getDelayedCalls() if call.active()] == []
+
+
+def labels(world: World, link: int = -1) -> Counter[str]:
+    return Counter(json.loads(text)[0] for text in world.dialer.links[link].sent)
+
+
+def test_new_events_move_both_ways_as_they_come(attending: Attend) -> None:
+    world = attending()
+    assert world.ours.held() == world.theirs.held() == set(ids[:10])
+    world.theirs.hold(events[10:15])
+    world.ours.hold(events[15:20])
+    settle(world.clock)
+    assert world.ours.held() == world.theirs.held() == set(ids[:20])
+    assert len(world.dialer.links) == 1
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert state.events_synced == 20
+
+
+def test_the_tail_begins_before_the_reconciliation(attending: Attend) -> None:
+    world = attending()
+    first = [json.loads(text) for text in world.dialer.links[0].sent[:2]]
+    assert [message[0] for message in first] == ["REQ", "NEG-OPEN"]
+    assert first[0][2] == {"since": NOW - 60}
+
+
+def test_what_a_peer_sent_is_not_sent_back(attending: Attend) -> None:
+    world = attending()
+    sent = labels(world)["EVENT"]
+    world.theirs.hold(events[10:200])
+    settle(world.clock)
+    assert world.ours.held() >= set(ids[10:200])
+    assert labels(world)["EVENT"] == sent
+
+
+def test_directions_hold_for_the_tail_too(attending: Attend) -> None:
+    for direction in (Direction.UP, Direction.DOWN):
+        world = attending(Listing(THEIRS, direction))
+        world.theirs.hold(events[10:15])
+        world.ours.hold(events[15:20])
+        settle(world.clock)
+        fetched = set(ids[10:15]) <= world.ours.held()
+        pushed = set(ids[15:20]) <= world.theirs.held()
+        assert (fetched, pushed) == (direction is Direction.DOWN, direction is Direction.UP)
+
+
+def test_a_filter_holds_for_the_tail_too(attending: Attend) -> None:
+    world = attending(Listing(THEIRS, wanted=Filter.build(kinds=[2])))
+    world.theirs.hold(events[10:20])
+    world.ours.hold(events[20:30])
+    settle(world.clock)
+    assert {e.kind for e in events if e.id_bytes in world.ours.held() - set(ids[:5])} == {1, 2}
+    assert {e.kind for e in events[10:20] if e.id_bytes in world.ours.held()} == {2}
+    assert {e.kind for e in events[20:30] if e.id_bytes in world.theirs.held()} == {2}
+
+
+def test_without_a_tail_a_link_lasts_for_one_sync(attending: Attend) -> None:
+    world = attending(Listing(THEIRS, tail=False), SyncSettings(jitter=0, interval=600))
+    world.theirs.hold(events[10:15])
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:10])
+    world.clock.advance(600)
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:15])
+    assert len(world.dialer.links) == 2
+
+
+def test_a_lost_link_is_opened_again_and_what_was_missed_is_reconciled(attending: Attend) -> None:
+    world = attending()
+    world.theirs.served[-1].abort("gone")
+    settle(world.clock)
+    world.theirs.hold(events[10:15])
+    world.ours.hold(events[15:20])
+    world.clock.advance(10)
+    settle(world.clock)
+    assert len(world.dialer.links) == 2
+    assert world.ours.held() == world.theirs.held() == set(ids[:20])
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert state.consecutive_failures == 0
+
+
+def test_links_that_do_not_last_are_opened_ever_later(attending: Attend) -> None:
+    world = attending()
+    opened: list[float] = []
+    for _ in range(60):
+        if len(world.dialer.links) > len(opened):
+            opened.append(world.clock.seconds() - NOW)
+            world.theirs.served[-1].abort("gone")
+            settle(world.clock)
+        world.clock.advance(5)
+        settle(world.clock)
+    gaps = [after - before for before, after in pairwise(opened)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 8 * gaps[0]
+
+
+def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending: Attend) -> None:
+    world = attending()
+    tail = world.theirs.served[-1]
+    tail.send(b'["CLOSED","negd-tail","blocked: no subscriptions"]')
+    settle(world.clock)
+    world.ours.hold(events[10:15])
+    settle(world.clock)
+    assert world.theirs.held() == set(ids[:15])
+    tail.abort("gone")
+    settle(world.clock)
+    world.clock.advance(10)
+    settle(world.clock)
+    assert len(world.dialer.links) == 2
+
+
+def test_a_sync_on_demand_uses_the_open_link(attending: Attend) -> None:
+    world = attending()
+    world.ours.sync(THEIRS, Filter.build(kinds=[1]))
+    assert len(world.dialer.links) == 1
+
+
+def test_a_failed_sync_keeps_the_link_and_is_tried_again_on_it(attending: Attend) -> None:
+    world = attending(sync=SyncSettings(jitter=0, interval=600, backoff_first=5))
+    sessions = world.theirs.backend.sessions
+    sessions._settings = SessionSettings(max_sessions=1)  # type: ignore[attr-defined]
+    world.clock.advance(590)
+    drive(world.clock, sessions.open("other", "s", EVERYTHING, b"\x61"))
+    world.clock.advance(10)
+    settle(world.clock)
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert (state.status.value, state.consecutive_failures) == ("error", 1)
+    assert "too many sessions" in state.last_error
+    world.theirs.hold(events[10:13])
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:13])
+    sessions.close("other", "s")
+    world.theirs.hold([alice.sign(created_at=5)])
+    world.clock.advance(5)
+    settle(world.clock)
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert (state.status.value, state.consecutive_failures) == ("idle", 0)
+    assert len(world.ours.held()) == 14
+    assert len(world.dialer.links) == 1
+
+
+def test_a_peer_out_of_reach_is_a_failed_sync(attending: Attend) -> None:
+    world = attending()
+    world.dialer.peers[THEIRS] = PeerError("connection refused")
+    world.theirs.served[-1].abort("gone")
+    settle(world.clock)
+    world.clock.advance(10)
+    settle(world.clock)
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert (state.last_error, state.next_sync) == ("connection refused", NOW + 15)
+
+
+def test_pausing_closes_the_link_once_nothing_runs_on_it(attending: Attend) -> None:
+    world = attending()
+    world.ours.roster.pause_background()
+    settle(world.clock)
+    world.theirs.hold(events[10:15])
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:10])
+    world.ours.roster.resume_background()
+    settle(world.clock)
+    assert world.ours.held() == set(ids[:15])
