@@ -1,6 +1,7 @@
 """Generate the modules in negd/control/gen from the .proto files beside this script.
 
-Run it with ``make protos``, which takes the generator that requirements.txt names.
+Run it with ``make protos``.  The generator is the one that requirements.txt names: where another
+one is installed, or none, that one is fetched into a virtual environment of its own.
 
 The generated code expects ``orlysync`` as a top-level package and puts its descriptors into the
 process-wide pool.  Another package may want both for its own copy of these files, so two things
@@ -11,13 +12,16 @@ the wire (proto packages, method names, file names in descriptors) is not touche
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import venv
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-
-from grpc_tools import protoc  # type: ignore[import-untyped]
+from tempfile import TemporaryDirectory
 
 SOURCES = Path(__file__).parent
+REQUIREMENTS = SOURCES / "requirements.txt"
 TARGET = SOURCES.parent / "negd" / "control" / "gen"
 PACKAGE = "negd.control.gen"
 
@@ -47,6 +51,8 @@ def generate(target: Path) -> None:
 
 def run_protoc(*arguments: str) -> None:
     """Call protoc on the sources; ends the process with its status if it fails."""
+    from grpc_tools import protoc  # type: ignore[import-untyped]
+
     builtin = files("grpc_tools") / "_proto"
     paths = [f"--proto_path={folder}" for folder in (SOURCES, builtin)]
     status = protoc.main(["protoc", *paths, *arguments])
@@ -61,5 +67,26 @@ def _rewritten(path: Path) -> str:
     return _HEADER + text
 
 
+def is_at_hand() -> bool:
+    """Whether the generator that the requirements name is installed here."""
+    try:
+        return f"grpcio-tools=={version('grpcio-tools')}\n" in REQUIREMENTS.read_text()
+    except PackageNotFoundError:
+        return False
+
+
+def generate_elsewhere() -> None:
+    """Run this script where the named generator is installed."""
+    with TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder) / "bin" / "python")
+        quietly = ["install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([python, "-m", "pip", *quietly, "-r", str(REQUIREMENTS)], check=True)
+        subprocess.run([python, __file__], check=True)
+
+
 if __name__ == "__main__":
-    generate(TARGET)
+    if is_at_hand():
+        generate(TARGET)
+    else:
+        generate_elsewhere()
