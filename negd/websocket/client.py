@@ -227,7 +227,10 @@ class Dialer:
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""
-        factory = _LinkFactory(url, listener, self._settings, self._reactor)
+        try:
+            factory = _LinkFactory(url, listener, self._settings, self._reactor)
+        except Exception as error:  # autobahn raises no narrower one on a URL it cannot read
+            raise PeerError(_printable(f"cannot dial {url}: {error}")) from None
         seconds = self._settings.connect
         opening = Deferred.fromCoroutine(self._open(urlsplit(url), factory))
         try:

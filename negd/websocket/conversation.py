@@ -37,13 +37,19 @@ from negd.nostr.messages import (
 from negd.reconcile import Step
 from negd.settings import EndpointSettings
 from negd.websocket.outgoing import IChannel, Outgoing
-from negd.websocket.subscription import Subscription, Surroundings
+from negd.websocket.subscription import Subscription, Surroundings, weight_of
 
 log = Logger()
 
 _INTERNAL = "error: internal error"
 _READERS = 4
 """Subscriptions of one connection that read the store at a time."""
+
+_MOST_VALUES = 20_000
+"""Values in the filters of one connection's subscriptions: each is a key in the store's watches.
+
+The ids of the largest message there may be are fewer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +131,25 @@ class Conversation:
         self.outgoing.send(encode_ok(message.event.id, False, reason))
 
     def _on_request(self, message: Request) -> None:
-        settings = self._backend.settings
         self._end_subscription(message.subscription)
-        if len(self._subscriptions) >= settings.max_subscriptions:
-            refusal = f"blocked: at most {settings.max_subscriptions} subscriptions"
-        elif len(message.filters) > settings.max_filters:
-            refusal = f"blocked: at most {settings.max_filters} filters"
-        else:
-            subscription = Subscription(message, self._around, self._forget)
-            self._subscriptions[message.subscription] = subscription
-            self._start(subscription.run())
+        refusal = self._too_much(message)
+        if refusal is not None:
+            self.outgoing.send(encode_closed(message.subscription, f"blocked: {refusal}"))
             return
-        self.outgoing.send(encode_closed(message.subscription, refusal))
+        subscription = Subscription(message, self._around, self._forget)
+        self._subscriptions[message.subscription] = subscription
+        self._start(subscription.run())
+
+    def _too_much(self, message: Request) -> str | None:
+        """Which bound a REQ is beyond; None where it is within all."""
+        settings, live = self._backend.settings, self._subscriptions
+        if len(live) >= settings.max_subscriptions:
+            return f"at most {settings.max_subscriptions} subscriptions"
+        if len(message.filters) > settings.max_filters:
+            return f"at most {settings.max_filters} filters"
+        if sum(held.weight for held in live.values()) + weight_of(message) > _MOST_VALUES:
+            return f"at most {_MOST_VALUES} values in the filters of all subscriptions"
+        return None
 
     def _on_close(self, message: Close) -> None:
         self._end_subscription(message.subscription)

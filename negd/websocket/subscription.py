@@ -38,18 +38,31 @@ class Surroundings:
     turns: DeferredSemaphore
 
 
+def weight_of(request: Request) -> int:
+    """How many ids, authors, kinds and tag values the filters of a REQ name."""
+    return sum(
+        len(wanted.ids or ())
+        + len(wanted.authors or ())
+        + len(wanted.kinds or ())
+        + sum(len(values) for _, values in wanted.tags)
+        for wanted in request.filters
+    )
+
+
 class Subscription:
     """Watches first and reads then, so that nothing falls between; told twice is sent once.
 
     Live events that come before EOSE are held back, within the limit of the connection's line.
 
     :param ended: called when it ends by itself, after CLOSED was sent.
+    :ivar weight: values in its filters: what its watches cost.
     """
 
     def __init__(
         self, request: Request, around: Surroundings, ended: Callable[[Subscription], None]
     ) -> None:
         self.name = request.subscription
+        self.weight = weight_of(request)
         self._filters = request.filters
         self._around = around
         self._ended = ended

@@ -250,6 +250,10 @@ class LinkTests(TestCase):
             text = await self.refusal(await self.serve(CannedServer(reactor, answer)))
             self.assertTrue(text.isprintable(), text)
 
+    async def test_a_url_that_cannot_be_dialed_is_said_so(self) -> None:
+        for url in ("http://127.0.0.1/", "ws://127.0.0.1:99999/", "ws://a b/", "ws:///"):
+            assert await self.refusal(url, connect=2)
+
     async def test_a_silent_server_times_out_and_is_hung_up_on(self) -> None:
         server = CannedServer(reactor, None)
         url = await self.serve(server)

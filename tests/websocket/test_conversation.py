@@ -395,6 +395,18 @@ def test_too_many_subscriptions_and_filters_are_closed_with_the_reason() -> None
     ]
 
 
+def test_filters_that_name_too_much_are_closed_with_the_reason() -> None:
+    client = Client()
+    many = Filter.build(ids=[n.to_bytes(32, "big") for n in range(12_000)])
+    assert client.say(encode_request("a", [many])) == [["EOSE", "a"]]
+    assert client.say(encode_request("a", [many])) == [["EOSE", "a"]]
+    [[label, name, text]] = client.say(encode_request("b", [many]))
+    assert (label, name) == ("CLOSED", "b")
+    assert text.startswith("blocked: at most 20000 values")
+    client.say(encode_close("a"))
+    assert client.say(encode_request("b", [many])) == [["EOSE", "b"]]
+
+
 def test_a_storage_that_fails_closes_the_subscription() -> None:
     client, store = with_slow_store()
     client.say(encode_request("a", [EVERYTHING]))
