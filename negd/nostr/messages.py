@@ -230,7 +230,7 @@ def _subscription(part: msgspec.Raw) -> str:
 def _hex(part: msgspec.Raw) -> bytes:
     try:
         return unhexlify(_string.decode(part))
-    except (HexError, ValueError):
+    except (HexError, ValueError, msgspec.ValidationError):
         raise InvalidMessage("negentropy message is not hex") from None
 
 
