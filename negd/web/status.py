@@ -37,7 +37,8 @@ th, td { padding: .6rem 1.1rem; text-align: left; border-top: 1px solid var(--li
   vertical-align: top }
 thead th { border-top: 0; color: var(--soft); font-size: .85rem; font-weight: 500 }
 td.number, th.number { text-align: right }
-td.error { color: var(--bad); font-size: .9rem; overflow-wrap: anywhere }
+td.why { padding-top: 0; border-top: 0; color: var(--bad); font-size: .9rem;
+  overflow-wrap: anywhere }
 .idle { color: var(--good) } .syncing { color: var(--busy) } .error { color: var(--bad) }
 footer { margin-top: 2.5rem; color: var(--soft); font-size: .85rem }
 a { color: inherit }
@@ -106,7 +107,7 @@ def _peer(url: str, state: PeerState, now: float) -> str:
     if state.status is PeerStatus.ERROR and state.last_error:
         times = state.consecutive_failures
         failed = f"failed {times} times: " if times > 1 else ""
-        row += f'<tr><td class="error" colspan="4">{failed}{escape(state.last_error)}</td></tr>'
+        row += f'<tr><td class="why" colspan="4">{failed}{escape(state.last_error)}</td></tr>'
     return row
 
 
