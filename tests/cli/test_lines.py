@@ -68,7 +68,7 @@ def test_a_batch_is_no_more_than_one_read(path: Path) -> None:
 
 def test_a_reader_that_waits_for_a_pipe_can_be_stopped() -> None:
     receiving, sending = os.pipe()
-    with os.fdopen(receiving, "rb") as file, os.fdopen(sending, "wb") as end:
+    with os.fdopen(receiving, "rb") as file, os.fdopen(sending, "wb"):
         reader = LineReader(file)
         waiting = threading.Thread(target=reader.batch)
         waiting.start()

@@ -494,6 +494,26 @@ class SyncTests(Served):
             (await started).finish()
             self.assertTrue((await found)[-1].complete)
 
+    async def test_a_client_that_neither_reads_nor_stays_gives_its_place_back(self) -> None:
+        await self.restart(workers=2)
+        started = self.next_sync()
+        stream = self.stream("wss://" + "a" * 50_000)
+        sync = await started
+        for _ in range(10):  # more than the client takes without reading
+            sync.tell(round=1)
+        self.assertTrue((await self.call(self.stub.Ready)).ready)
+        stream.cancel()
+        await sync.cancelled
+        self.peers.on_sync = FakeSync.finish
+        answer: list[Any] = []
+        for _ in range(100):  # the place is given back a moment after the sync has ended
+            try:
+                answer = await self.read(self.stream())
+                break
+            except grpc.RpcError:
+                continue
+        self.assertTrue(answer[-1].complete)
+
     async def test_one_worker_is_enough_for_a_sync_and_ready(self) -> None:
         await self.restart(workers=1)
         started = self.next_sync()
