@@ -33,9 +33,11 @@ dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums }
 .table { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .6rem 1.1rem; text-align: left; border-top: 1px solid var(--line);
+th, td { padding: .6rem .9rem; text-align: left; border-top: 1px solid var(--line);
   vertical-align: top }
 thead th { border-top: 0; color: var(--soft); font-size: .85rem; font-weight: 500 }
+td:first-child { overflow-wrap: anywhere; min-width: 9rem }
+td + td { white-space: nowrap }
 td.number, th.number { text-align: right }
 td.why { padding-top: 0; border-top: 0; color: var(--bad); font-size: .9rem;
   overflow-wrap: anywhere }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +33,7 @@ from negd.nostr.signing import Signer
 from negd.reconcile import Initiator, RecordSet, Step
 from negd.settings import EndpointSettings
 from negd.storage.memory import MemoryStore
+from negd.storage.watches import Watch
 from negd.testing.events import sample_events
 from negd.testing.links import drive, memory_backend, settle
 from negd.websocket.conversation import Backend, Conversation
@@ -676,6 +677,17 @@ class FaultTests(SynchronousTestCase):
         store.turning.pop().errback(ZeroDivisionError())
         self.assertEqual(client.heard(), [["CLOSED", "a", "error: internal error"]])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_fault_before_anything_is_under_way_is_a_notice(self) -> None:
+        class BlindStore(MemoryStore):
+            def watch(self, wanted: Filter, callback: Callable[[Event, bytes], None]) -> Watch:
+                raise ZeroDivisionError
+
+        client = Client({"store": BlindStore(Clock())})
+        answers = client.say(encode_request("a", [EVERYTHING]))
+        self.assertEqual(answers, [["NOTICE", "error: internal error"]])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(client.say(b"[]")[0][0], "NOTICE")
 
 
 def test_a_lost_connection_leaves_nothing_behind() -> None:

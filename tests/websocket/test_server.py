@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from cryptography import x509
@@ -30,12 +32,14 @@ from negd.nostr.messages import (
     Eose,
     Notice,
     Ok,
+    RelayMessage,
     encode_notice,
     encode_publish,
     encode_request,
 )
 from negd.nostr.signing import Signer
 from negd.settings import EndpointSettings, SyncSettings
+from negd.storage import open_store
 from negd.testing.links import memory_backend
 from negd.testing.listeners import RecordingListener
 from negd.testing.relays import CannedServer, LoopbackRelay, until
@@ -301,3 +305,42 @@ class ConnectionTests(ServerCase):
         names = {c.conversation.name for c in relay.clients.connections if c.conversation}
         assert len(names) == 2
         assert all(name.startswith("ws:127.0.0.1:") for name in names)
+
+
+class CommitRaceTests(ServerCase):
+    async def test_no_event_is_lost_or_comes_twice_while_others_are_committed(self) -> None:
+        """Over LMDB, whose pages and commits come from threads of their own."""
+        folder = mkdtemp()
+        self.addCleanup(rmtree, folder)
+        storage = await open_store(f"lmdb:{folder}", reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(storage.close()))
+        store = storage.events
+        events = [alice.sign(created_at=1000 + n * 7919 % 3000) for n in range(3000)]
+        await store.ingest(events[:1000])
+        relay = await self.serve(LoopbackRelay(reactor, memory_backend(reactor, store=store)))
+        listener = self.listener = RecordingListener()
+        heard: list[RelayMessage] = []
+        listener.received = heard.append  # type: ignore[method-assign, assignment]
+        link = await Dialer(reactor, SyncSettings()).dial(relay.url, listener)
+
+        async def commit() -> None:
+            for at in range(1000, 3000, 20):
+                await store.ingest(events[at : at + 20])
+
+        committing = Deferred.fromCoroutine(commit())
+        names = [f"r{n}" for n in range(12)]
+        for name in names:
+            link.send(encode_request(name, [EVERYTHING]))
+            await deferLater(reactor, 0.02)
+        await committing
+        await until(reactor, lambda: sum(isinstance(m, Delivered) for m in heard) >= 12 * 3000)
+        await deferLater(reactor, 0.1)
+        expected = {event.id for event in events}
+        for name in names:
+            came = [
+                m.event.id for m in heard if isinstance(m, Delivered) and m.subscription == name
+            ]
+            assert len(came) == len(set(came))
+            assert set(came) == expected
+        link.close()
+        await until(reactor, lambda: listener.reasons)
