@@ -40,8 +40,8 @@ class BatchWalk(Walk):
             answered = self._answer(block, edges, spoken, after_skip)
             if answered < len(spoken):
                 stop = int(spoken[answered])
-                self._learn(message, block, edges, stop + 1)
-                return self._fill(block, edges, stop, bool(after_skip[answered]))
+                self._learn(message, block, edges, stop)
+                return self._fill(message, block, edges, stop, bool(after_skip[answered]))
             self._learn(message, block, edges, len(block))
             lower, settled = int(edges[-1]), not speaking[-1]
         if reader.fault is not None:
@@ -79,18 +79,21 @@ class BatchWalk(Walk):
             taken = int(np.searchsorted(filled, self.out.room, side="right"))
         if taken:
             layout = layout.head(int(ends[taken - 1]))
-            self.out.append(*encode(self.records, layout))
+            self.out.append(encode(self.records, layout))
             self.out.last_timestamp = layout.last_timestamp()
             self.out.has_fingerprint |= bool((layout.modes == FINGERPRINT).any())
             self.out.has_id_list |= bool((layout.modes == ID_LIST).any())
         return taken
 
-    def _fill(self, block: Block, edges: Indices, index: int, after_skip: bool) -> None:
+    def _fill(
+        self, message: bytes, block: Block, edges: Indices, index: int, after_skip: bool
+    ) -> None:
         """Range ``index`` does not fit: list what ids of it do, and let one fingerprint end it."""
         lo, hi = int(edges[index]), int(edges[index + 1])
         if block.modes[index] == ID_LIST:
+            begin, end = block.payloads[index].tolist()
             settled = block.bound(index) if after_skip else None
-            hi = self.answer_list(lo, hi, block.bound(index + 1), settled)
+            hi = self.answer_list(lo, hi, block.bound(index + 1), message[begin:end], settled)
         self.answer_rest(hi)
 
     def _learn(self, message: bytes, block: Block, edges: Indices, count: int) -> None:
@@ -107,7 +110,7 @@ class BatchWalk(Walk):
         matched = match(ours, np.repeat(lists, his - los), theirs, their_lists)
         if matched is None:
             for lo, hi, payload in zip(los.tolist(), his.tolist(), payloads, strict=True):
-                self.learn(lo, hi, payload)
+                self.learn(lo, hi, hi, payload)
             return
         self.have += as_bytes(ours[~matched[0]])
         self.need += as_bytes(theirs[~matched[1]])

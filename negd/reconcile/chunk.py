@@ -70,7 +70,7 @@ class Chunk:
 
     def sums_before(self, indices: Indices) -> Lanes:
         """:meth:`sum_before` of each index, shape (m, 8)."""
-        if self.stride == 1:
+        if self.stride == 1 or not len(self):
             return self.sums[indices]
         steps, rest = np.divmod(indices, self.stride)
         ahead = np.arange(self.stride - 1)

@@ -90,8 +90,8 @@ def lay_out(
     return layout, ends
 
 
-def encode(records: RecordSet, layout: Layout) -> list[bytes]:
-    """The bytes of the ranges, in parts to be joined."""
+def encode(records: RecordSet, layout: Layout) -> bytes:
+    """The bytes of the ranges."""
     is_fingerprint, is_list = layout.modes == FINGERPRINT, layout.modes == ID_LIST
     fingerprints = np.zeros((len(layout.modes), FINGERPRINT_SIZE), np.uint8)
     fingerprints[is_fingerprint] = records.fingerprints(
@@ -109,9 +109,9 @@ def encode(records: RecordSet, layout: Layout) -> list[bytes]:
     ]
     table = np.concatenate([values for values, _ in columns], axis=1)
     written = np.concatenate([mask for _, mask in columns], axis=1)
-    heads = table[written].tobytes()
+    heads: bytes = table[written].tobytes()
     if not is_list.any():
-        return [heads]
+        return heads
     ends = np.cumsum(written.sum(axis=1))[is_list]
     return _with_ids(records, heads, ends, layout.los[is_list], layout.his[is_list])
 
@@ -124,9 +124,7 @@ def id_rows(records: RecordSet, los: Indices, his: Indices) -> Rows:
     return records.rows(indices)[:, 8:]
 
 
-def _with_ids(
-    records: RecordSet, heads: bytes, ends: Indices, los: Indices, his: Indices
-) -> list[bytes]:
+def _with_ids(records: RecordSet, heads: bytes, ends: Indices, los: Indices, his: Indices) -> bytes:
     """``heads`` with the ids of each list put in where its head ends."""
     ids = id_rows(records, los, his).tobytes()
     ids_ends = (np.cumsum(his - los) * ID_SIZE).tolist()
@@ -136,7 +134,7 @@ def _with_ids(
         parts += heads[at:end], ids[ids_at:ids_end]
         at, ids_at = end, ids_end
     parts.append(heads[at:])
-    return parts
+    return b"".join(parts)
 
 
 def _at_right(values: Rows, sizes: Indices) -> Mask:

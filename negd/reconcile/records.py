@@ -179,6 +179,17 @@ class RecordSet:
         pieces = [chunk.rows[begin:end, 8:] for chunk, begin, end in self._pieces(lo, hi)]
         return b"".join(map(Rows.tobytes, pieces))
 
+    def held_ids(self, ids: set[bytes], lo: int, hi: int) -> set[bytes]:
+        """Those of ``ids`` that a record of lo..hi has; about 20 ns a record."""
+        held: set[bytes] = set()
+        heads = np.sort(np.array([int.from_bytes(i[:8], "little") for i in ids], "<u8"))
+        for chunk, begin, end in self._pieces(lo, hi) if ids else ():
+            rows = chunk.rows[begin:end, 8:]
+            ours = rows.view("<u8")[:, 0]
+            places = np.minimum(np.searchsorted(heads, ours), len(heads) - 1)
+            held.update(as_bytes(rows[heads[places] == ours]))
+        return held & ids
+
     def record(self, index: int) -> bytes:
         """One 40-byte record."""
         number = self._chunk_of(index)

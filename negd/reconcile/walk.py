@@ -39,10 +39,8 @@ class Walk:
         settled: Bound | None = None
         for bound, mode, payload in read_ranges(message):
             upper = self.records.find(*bound, lower)
-            if mode == ID_LIST:
-                self.learn(lower, upper, payload)
             if mode == ID_LIST and self.answers_lists:
-                upper = self.answer_list(lower, upper, bound, settled)
+                upper = self.answer_list(lower, upper, bound, payload, settled)
                 if self.out.exceeded():
                     return self.answer_rest(upper)
                 settled = None
@@ -51,23 +49,33 @@ class Walk:
                     return self.answer_rest(upper)
                 settled = None
             else:
+                if mode == ID_LIST:
+                    self.learn(lower, upper, upper, payload)
                 settled = bound
             lower = upper
         return None
 
-    def learn(self, lo: int, hi: int, payload: bytes) -> None:
-        """Compare a list with our ids of the range."""
-        theirs, ours = _split_ids(payload), _split_ids(self.records.ids(lo, hi))
+    def learn(self, lo: int, end: int, hi: int, payload: bytes) -> None:
+        """Compare a list for lo..hi with our ids of lo..end, which are those we tell.
+
+        What lies between is left for later: to learn all of it again from each answer that the
+        frame cuts short would cost a multiple of the set.
+        """
+        theirs, ours = _split_ids(payload), _split_ids(self.records.ids(lo, end))
         if len(theirs) * ID_SIZE != len(payload):
             raise ProtocolViolation("id listed twice in one range")
         self.have.extend(ours - theirs)
-        self.need.extend(theirs - ours)
+        unknown = theirs - ours
+        self.need.extend(unknown - self.records.held_ids(unknown, end, hi))
 
-    def answer_list(self, lo: int, hi: int, upper: Bound, settled: Bound | None) -> int:
+    def answer_list(
+        self, lo: int, hi: int, upper: Bound, payload: bytes, settled: Bound | None
+    ) -> int:
         """List our ids of the range, as many as the frame takes; the index where the list ends."""
         end = hi
         if self.out.room is not None:
             end = min(hi, lo + (self.out.room - self.out.size) // ID_SIZE + 1)
+        self.learn(lo, end, hi, payload)
         if end < hi:
             first_left_out = self.records.record(end)
             upper = Bound(int.from_bytes(first_left_out[:8], "big"), first_left_out[8:])

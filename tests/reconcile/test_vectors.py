@@ -12,9 +12,7 @@ import pytest
 
 from negd.reconcile import Initiator, RecordSet, Responder, pack
 
-VECTORS = Path(
-    os.environ.get("NEGD_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")
-)
+VECTORS = Path(os.environ.get("NEGD_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 CASES = sorted(VECTORS.glob("*.json"))
 
 pytestmark = pytest.mark.skipif(not CASES, reason=f"no transcripts in {VECTORS}")
