@@ -38,8 +38,9 @@ class EndpointSettings(Section, frozen=True):
     :ivar listen: Twisted server endpoint strings.
     :ivar max_message: bytes of one message, both ways.
     :ivar max_unanswered: EVENTs of one client waiting for their OK; reading stops beyond it.
-    :ivar max_outgoing: bytes queued to one client; sending of stored events waits beyond it, and
-        a client that stays there for ``stall`` seconds while live events come is dropped.
+    :ivar max_outgoing: bytes in line for one client; beyond it no commands are read, stored
+        events wait, and subscriptions with new events end with CLOSED.
+    :ivar stall: seconds after which a client that takes nothing is dropped.
     """
 
     listen: tuple[str, ...] = ("tcp:7777:interface=127.0.0.1",)

@@ -12,7 +12,7 @@ _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 def canonical(url: str) -> str:
     """The canonical form of a relay's URL; a bare host, with or without port, is taken as wss.
 
-    Scheme and host in lower case, no default port, no trailing slash, no fragment.
+    Scheme and host in lower case, no default port, no bare slash, no fragment.
 
     :raises ConfigError: it is not the URL of a relay.
     """
@@ -37,7 +37,8 @@ def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:
     shown = f"[{host}]" if ":" in host else host
     if port is not None and port != _DEFAULT_PORTS[scheme]:
         shown = f"{shown}:{port}"
-    return urlunsplit((scheme, shown, parts.path.rstrip("/"), parts.query, ""))
+    path = "" if parts.path == "/" else parts.path
+    return urlunsplit((scheme, shown, path, parts.query, ""))
 
 
 def _wrong(url: str, why: str) -> ConfigError:

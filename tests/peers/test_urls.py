@@ -18,7 +18,7 @@ from negd.peers.urls import canonical
         ("ws://127.0.0.1:7777/", "ws://127.0.0.1:7777"),
         ("relay.example", "wss://relay.example"),
         ("relay.example:8080", "wss://relay.example:8080"),
-        ("wss://relay.example/inbox/?a=B#part", "wss://relay.example/inbox?a=B"),
+        ("wss://relay.example/inbox/?a=B#part", "wss://relay.example/inbox/?a=B"),
         ("ws://[::1]:7777", "ws://[::1]:7777"),
     ],
 )
