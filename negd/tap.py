@@ -91,6 +91,14 @@ class Options(usage.Options):
         except usage.UsageError as error:
             sys.exit(f"negd: {error}")
 
+    def parseArgs(self, *surplus: str) -> None:
+        """There are none.
+
+        :raises usage.UsageError: there is one.
+        """
+        if surplus:
+            raise usage.UsageError(f"{surplus[0]!r}: expected options only")
+
     def postOptions(self) -> None:
         """Read the file and put the options over it.
 
