@@ -196,6 +196,24 @@ class PeerStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PeerProfile:
+    """What was learned of a peer's ways, so that it is not learned again at every sync.
+
+    :ivar nip77: whether it reconciles; None while that is not known.
+    :ivar found_at: second of that finding; one of False is doubted after a while.
+    :ivar refusal: its words where it does not reconcile.
+    :ivar max_records: the largest set it reconciles, where it said so or was found to refuse.
+    :ivar ids_per_request: events it returns to a REQ at most, where it returned fewer than asked.
+    """
+
+    nip77: bool | None = None
+    found_at: float = 0
+    refusal: str = ""
+    max_records: int | None = None
+    ids_per_request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PeerState:
     """What is remembered of a peer's syncs.
 
@@ -211,6 +229,7 @@ class PeerState:
     last_error: str = ""
     consecutive_failures: int = 0
     next_sync: float = 0
+    profile: PeerProfile = PeerProfile()
 
 
 class Residue(Enum):

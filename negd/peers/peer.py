@@ -76,6 +76,7 @@ class Peer:
             self.listing.narrowed(wanted),
             self.listing.direction,
             self.ledger_book,
+            self.state.profile,
             progress,
         )
         running = self.running = Deferred.fromCoroutine(self._run(run))
@@ -97,10 +98,10 @@ class Peer:
             raise
         except Exception as error:
             text = self._describe(error)
-            await self._keep(self._failed(text, run.progress.moved))
+            await self._keep(replace(self._failed(text, run.progress.moved), profile=run.profile))
             raise PeerError(text) from error
         else:
-            await self._keep(self._succeeded(run.progress.moved))
+            await self._keep(replace(self._succeeded(run.progress.moved), profile=run.profile))
             return run.progress
         finally:
             self._line.release()

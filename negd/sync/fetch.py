@@ -21,6 +21,8 @@ from negd.sync.together import together
 _MOST_TRIES = 3
 """REQs that may be refused for an id before it counts as unfetchable."""
 
+_SMALLEST_CAP = 20
+
 _PAUSE = 1.0
 """Seconds to let a peer be that refused a REQ: it may have too many of them open."""
 
@@ -29,9 +31,13 @@ class Fetch:
     """Takes needed ids until there are no more, and has their events stored.
 
     Each of the batches in flight waits for its events to be stored before it asks for more: a
-    slow store slows the asking, and memory holds no more than the batches in flight.
+    slow store slows the asking, and memory holds no more than the batches in flight.  A peer
+    that returns only so many events is asked for so many, and one that refuses a REQ has fewer
+    of them open.
 
+    :param cap: events the peer is known to return to a REQ at most; None where none is known.
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    :ivar cap: as given, or as found since.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Fetch:
         ledger: Ledger,
         settings: SyncSettings,
         clock: IReactorTime,
+        cap: int | None,
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
@@ -51,7 +58,9 @@ class Fetch:
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
+        self.cap = cap
         self._moved = moved
+        self._open_lanes = 0
         self._tries: Counter[bytes] = Counter()
 
     async def run(self) -> None:
@@ -63,25 +72,39 @@ class Fetch:
         await together(*(self._lane() for _ in range(self._settings.fetch_in_flight)))
 
     async def _lane(self) -> None:
-        """One REQ after another."""
-        while ids := await self._needs.take(self._settings.fetch_batch):
+        """One REQ after another, until all is fetched or the peer has too many of them open."""
+        self._open_lanes += 1
+        is_welcome = True
+        # The last lane stays, refused or not: somebody must ask for what was put back.
+        while is_welcome or self._open_lanes == 1:
+            ids = await self._needs.take(self._batch())
+            if not ids:
+                break
             wanted = await self._ledger.unexplained(ids)
             if len(wanted) < len(ids):
                 self._moved(explained=len(ids) - len(wanted))
             if wanted:
-                await self._fetch(wanted)
+                is_welcome = await self._fetch(wanted)
+        self._open_lanes -= 1
 
-    async def _fetch(self, ids: list[bytes]) -> None:
+    def _batch(self) -> int:
+        return min(self._settings.fetch_batch, self.cap or self._settings.fetch_batch)
+
+    async def _fetch(self, ids: list[bytes]) -> bool:
+        """One REQ; false where the peer refused it."""
         asked = set(ids)
         answer = await self._requests.ask(
             Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
         )
         await self._arrivals.take(answer.events)
         missing = [event_id for event_id in ids if event_id not in answer.events]
-        if answer.events:
-            self._needs.put(missing)  # a cap on events an answer: ask for the rest
-        else:
+        if answer.events and missing:
+            # A cap on events, or ids that it lists and does not serve: ask for the rest apart.
+            self.cap = max(_SMALLEST_CAP, len(answer.events))
+            self._needs.put(missing)
+        elif missing:
             await self._retry(missing, answer.refusal)
+        return answer.refusal is None
 
     async def _retry(self, ids: list[bytes], refusal: str | None) -> None:
         """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""

@@ -24,7 +24,7 @@ from negd.sync.contact import Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.offload import Offload
 from negd.sync.refusals import AuthRequired, NoReconciliation, TooManyRecords, refusal_of
-from negd.sync.windows import split, whole
+from negd.sync.windows import Window, split, whole
 
 _MOST_IDLE_ROUNDS = 1000
 """Rounds without a new difference after which a peer leads us nowhere."""
@@ -36,7 +36,9 @@ _MOST_SPLITS = 1000
 class Negotiation:
     """Finds the differences with one peer over one link.
 
+    :param limit: the largest set that the peer is known to take; None where none is known.
     :param found: told of each round's step; returns how many of its ids were new.
+    :ivar limit: as given, or as the peer said since.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Negotiation:
         settings: SyncSettings,
         clock: IReactorTime,
         offload: Offload,
+        limit: int | None,
         found: Callable[[Step], int],
     ) -> None:
         self._peer = peer
@@ -53,6 +56,7 @@ class Negotiation:
         self._settings = settings
         self._clock = clock
         self._offload = offload
+        self.limit = limit
         self._found = found
         self._numbers = count(1)
 
@@ -65,6 +69,8 @@ class Negotiation:
         :raises negd.errors.ProtocolViolation: its message cannot be read.
         """
         pending = [whole(wanted)]
+        if self.limit is not None and len(records) > self.limit and wanted.limit is None:
+            pending = self._split(pending[0], records) or pending
         splits = 0
         admitted = False
         while pending:
@@ -78,11 +84,15 @@ class Negotiation:
                 admitted = True
                 pending.append(window)
             except TooManyRecords as refusal:
-                parts = split(window, ours, refusal.limit, int(self._clock.seconds()))
+                self.limit = refusal.limit or self.limit
+                parts = self._split(window, ours)
                 splits += 1
                 if wanted.limit is not None or not parts or splits > _MOST_SPLITS:
                     raise
                 pending.extend(parts)
+
+    def _split(self, window: Window, ours: RecordSet) -> list[Window]:
+        return split(window, ours, self.limit, int(self._clock.seconds()))
 
     async def _reconcile(self, wanted: Filter, records: RecordSet) -> None:
         name = f"negd-neg-{next(self._numbers)}"

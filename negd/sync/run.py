@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
-from negd.interfaces import Direction, IPeerBook, SyncProgress
+from negd.interfaces import Direction, IPeerBook, PeerProfile, SyncProgress
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
@@ -20,12 +21,16 @@ from negd.sync.refusals import NoReconciliation
 from negd.sync.together import together
 from negd.sync.upload import Upload
 
+DOUBT = 24 * 3600.0
+"""Seconds after which a peer that did not reconcile is asked again."""
+
 
 class SyncRun:
     """A sync: transfers start with the first differences, while reconciliation goes on.
 
     :param book: where differences that stay are explained; None for a peer that is not listed.
     :param report: told of each round and each batch.
+    :ivar profile: what was known of the peer's ways, and was learned of them since.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class SyncRun:
         wanted: Filter,
         direction: Direction,
         book: IPeerBook | None,
+        profile: PeerProfile,
         report: Callable[[SyncProgress], None],
     ) -> None:
         self._node = node
@@ -45,6 +51,7 @@ class SyncRun:
         self._haves = Differences()
         self._needs = Differences()
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
+        self.profile = profile
         self.progress = SyncProgress(url)
 
     async def run(self, peer: Contact | None = None) -> SyncProgress:
@@ -73,7 +80,7 @@ class SyncRun:
         try:
             await together(
                 self._compare(peer, records, arrivals),
-                self._fetch(peer, arrivals).run(),
+                self._fetch(peer, arrivals),
                 self._upload(peer).run(),
             )
         finally:
@@ -81,21 +88,54 @@ class SyncRun:
 
     async def _compare(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
         """Put all differences in line, by NIP-77 or, where the peer has none, by its pages."""
-        node = self._node
-        try:
-            negotiation = Negotiation(peer, node.settings, node.clock, node.offload, self._stepped)
-            await negotiation.run(self._wanted, records)
-        except NoReconciliation:
-            taking = None if self._direction is Direction.UP else arrivals
-            paging = Paging(peer, taking, self._ledger, node.settings.answer, self._paged)
-            await paging.run(self._wanted, records)
+        if self._is_known_unable():
+            await self._page(peer, records, arrivals)
+        else:
+            try:
+                await self._negotiate(peer, records)
+            except NoReconciliation as refusal:
+                self._learn(nip77=False, found_at=self._now(), refusal=refusal.text)
+                await self._page(peer, records, arrivals)
+            else:
+                self._learn(nip77=True, found_at=self._now(), refusal="")
         self._haves.finish()
         self._needs.finish()
 
-    def _fetch(self, peer: Contact, arrivals: Arrivals) -> Fetch:
+    def _is_known_unable(self) -> bool:
+        doubted_at = self.profile.found_at + DOUBT
+        return self.profile.nip77 is False and self._now() < doubted_at
+
+    async def _negotiate(self, peer: Contact, records: RecordSet) -> None:
+        node, limit = self._node, self.profile.max_records
+        negotiation = Negotiation(
+            peer, node.settings, node.clock, node.offload, limit, self._stepped
+        )
+        try:
+            await negotiation.run(self._wanted, records)
+        finally:
+            self._learn(max_records=negotiation.limit)
+
+    async def _page(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
+        taking = None if self._direction is Direction.UP else arrivals
+        paging = Paging(peer, taking, self._ledger, self._node.settings.answer, self._paged)
+        await paging.run(self._wanted, records)
+
+    async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
         node = self._node
-        needs = self._needs if self._direction is not Direction.UP else _nothing()
-        return Fetch(peer, needs, arrivals, self._ledger, node.settings, node.clock, self._moved)
+        fetch = Fetch(
+            peer,
+            self._needs if self._direction is not Direction.UP else _nothing(),
+            arrivals,
+            self._ledger,
+            node.settings,
+            node.clock,
+            self.profile.ids_per_request,
+            self._moved,
+        )
+        try:
+            await fetch.run()
+        finally:
+            self._learn(ids_per_request=fetch.cap)
 
     def _upload(self, peer: Contact) -> Upload:
         node = self._node
@@ -112,6 +152,12 @@ class SyncRun:
     def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""
         self._moved(have=self._haves.add(have), need=len(list(need)))
+
+    def _learn(self, **news: Any) -> None:
+        self.profile = replace(self.profile, **news)
+
+    def _now(self) -> float:
+        return self._node.clock.seconds()
 
     def _moved(self, **more: int) -> None:
         self.progress = self.progress.plus(**more)

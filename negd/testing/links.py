@@ -221,14 +221,17 @@ class ScriptedPeer:
 
 
 def memory_backend(
-    clock: IReactorTime, settings: EndpointSettings | None = None, store: MemoryStore | None = None
+    clock: IReactorTime,
+    settings: EndpointSettings | None = None,
+    store: MemoryStore | None = None,
+    sessions: SessionSettings | None = None,
 ) -> Backend:
     """A whole relay in memory, without threads: real intake and sessions over a memory store."""
     store = store or MemoryStore(clock)
     return Backend(
         Intake(store, IntakeSettings(), inline),
         store,
-        SessionTable(store, SessionSettings(), clock, inline),
+        SessionTable(store, sessions or SessionSettings(), clock, inline),
         settings or EndpointSettings(),
         clock,
     )

@@ -14,7 +14,7 @@ from negd.interfaces import SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.peers.roster import Roster
-from negd.settings import SyncSettings
+from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryStorage
 from negd.sync.offload import inline
 from negd.sync.node import Node
@@ -33,11 +33,12 @@ class MemoryNode:
         dialer: MemoryDialer,
         clock: Clock,
         settings: SyncSettings | None = None,
+        sessions: SessionSettings | None = None,
     ) -> None:
         self.url = url
         self.clock = clock
         self.storage = MemoryStorage(clock)
-        self.backend = memory_backend(clock, store=self.storage.events)
+        self.backend = memory_backend(clock, store=self.storage.events, sessions=sessions)
         self.served: list[ConversationPeer] = []
         dialer.peers[url] = self.serve
         self.parts = Node(
@@ -79,14 +80,20 @@ OURS, THEIRS = "ws://ours.example", "ws://theirs.example"
 
 
 class World:
-    """Two nodes, :data:`OURS` and :data:`THEIRS`, and whatever else the dialer is given."""
+    """Two nodes, :data:`OURS` and :data:`THEIRS`, and whatever else the dialer is given.
 
-    def __init__(self, sync: SyncSettings | None = None) -> None:
+    :param sync: how ours syncs.
+    :param sessions: what theirs serves.
+    """
+
+    def __init__(
+        self, sync: SyncSettings | None = None, sessions: SessionSettings | None = None
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.dialer = MemoryDialer({}, self.clock)
         self.ours = MemoryNode(OURS, self.dialer, self.clock, sync)
-        self.theirs = MemoryNode(THEIRS, self.dialer, self.clock)
+        self.theirs = MemoryNode(THEIRS, self.dialer, self.clock, sessions=sessions)
 
 
 def failure_of(done: Deferred[Any]) -> Exception:

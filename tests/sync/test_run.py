@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from negd.errors import PeerError, ProtocolViolation
-from negd.interfaces import Direction, Residue, SyncProgress
+from negd.interfaces import Direction, PeerProfile, Residue, SyncProgress
 from negd.nostr.event import check, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
@@ -38,9 +38,10 @@ def run(
     direction: Direction = Direction.BOTH,
     url: str = THEIRS,
     book: MemoryBook | None = None,
+    profile: PeerProfile = PeerProfile(),  # noqa: B008
 ) -> SyncProgress:
     """A sync of ours to its end."""
-    sync = SyncRun(world.ours.parts, url, wanted, direction, book, lambda _: None)
+    sync = SyncRun(world.ours.parts, url, wanted, direction, book, profile, lambda _: None)
     return drive(world.clock, sync.run())
 
 
@@ -48,7 +49,7 @@ def start(
     world: World, url: str = THEIRS, report: Callable[[SyncProgress], None] = lambda _: None
 ) -> Deferred[SyncProgress]:
     """A sync of ours that is only begun."""
-    sync = SyncRun(world.ours.parts, url, EVERYTHING, Direction.BOTH, None, report)
+    sync = SyncRun(world.ours.parts, url, EVERYTHING, Direction.BOTH, None, PeerProfile(), report)
     return Deferred.fromCoroutine(sync.run())
 
 
@@ -405,17 +406,14 @@ def test_cancelling_closes_the_link_and_leaves_nothing_running() -> None:
 
 
 def test_a_peer_that_takes_few_records_is_reconciled_in_windows() -> None:
-    world = World()
-    relay = Relay(events)
-    relay.node.backend.sessions._settings = SessionSettings(max_records=50)  # type: ignore[attr-defined]
-    world.dialer.peers["ws://odd.example"] = relay.link
+    world = World(sessions=SessionSettings(max_records=50))
+    world.theirs.hold(events)
     world.ours.hold(events[::2])
-    done = run(world, url="ws://odd.example")
-    assert done.complete
+    assert run(world).complete
     assert world.ours.held() == set(ids)
     opened = [json.loads(text)[2] for text in world.dialer.links[-1].sent if b"NEG-OPEN" in text]
     assert opened[0] == {}
-    assert len(opened) < 60
+    assert 12 < len(opened) < 60
 
 
 def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
