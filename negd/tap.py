@@ -25,8 +25,8 @@ from negd.service import Daemon, Undoing, give_up, stop_on
 from negd.settings import Settings
 from negd.storage import open_store, store_summaries
 from negd.sync.intake import Intake
-from negd.sync.offload import ThreadOffload
 from negd.sync.node import Node
+from negd.sync.offload import ThreadOffload
 from negd.sync.sessions import SessionTable
 from negd.web.figures import Sources
 from negd.web.site import make_site
