@@ -17,8 +17,7 @@ MEETING = {"interfaces": {"errors", "nostr", "reconcile"}}
 BELOW_SYNC = {"errors", "settings", "nostr", "reconcile", "interfaces"}
 LEVEL_1 = {"sync": BELOW_SYNC}
 LEVEL_2 = {
-    room: BELOW_SYNC | {"sync"}
-    for room in ("storage", "websocket", "peers", "control", "web")
+    room: BELOW_SYNC | {"sync"} for room in ("storage", "websocket", "peers", "control", "web")
 }
 PUBLIC = BELOW_SYNC | {"sync"} | set(LEVEL_2)
 TOP = {

@@ -16,8 +16,8 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.peers.roster import Roster
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryStorage
-from negd.sync.offload import inline
 from negd.sync.node import Node
+from negd.sync.offload import inline
 from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
 
 
