@@ -87,10 +87,9 @@ def decode(data: bytes | str | msgspec.Raw) -> Event:
         event = _decoder.decode(data)
     except DECODE_ERRORS as error:
         raise InvalidEvent(f"not an event: {describe(error)}") from None
-    for name in ("id", "pubkey", "sig"):
-        if not is_lower_hex(getattr(event, name)):
-            raise InvalidEvent(f"not an event: {name} is not lower-case hex")
-    return event
+    if is_lower_hex(event.id) and is_lower_hex(event.pubkey) and is_lower_hex(event.sig):
+        return event
+    raise InvalidEvent("not an event: id, pubkey or sig is not lower-case hex")
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from negd.errors import PeerError
 from negd.interfaces import IPeerListener
+from negd.nostr.event import Event
 from negd.nostr.messages import (
     Challenge,
     Closed,
@@ -40,16 +41,26 @@ class Silence(PeerError):
 
 
 class Mailbox:
-    """Messages for one who waits for them, in order."""
+    """Messages for one who waits for them, in order.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    :param collect: takes events as they come, without waking whoever waits for other messages:
+        most of what a peer sends are events.
+    """
+
+    def __init__(self, clock: IReactorTime, collect: Callable[[Event], None] | None = None) -> None:
         self._clock = clock
+        self._collect = collect
+        self._collected = 0
         self._letters: deque[Letter] = deque()
         self._waiter: Deferred[None] | None = None
         self._failure: PeerError | None = None
 
     def put(self, letter: Letter) -> None:
         """Hand over a message."""
+        if self._collect is not None and isinstance(letter, Delivered):
+            self._collected += 1
+            self._collect(letter.event)
+            return
         if len(self._letters) >= _MOST_UNREAD:
             self.fail(PeerError("the peer sends more than it was asked for"))
             return
@@ -69,20 +80,26 @@ class Mailbox:
         :raises Silence: nothing came for so many seconds.
         :raises PeerError: the link is lost.
         """
-        if not self._letters and self._failure is None:
-            self._waiter = Deferred()
-            if seconds is not None:
-                self._waiter.addTimeout(seconds, self._clock)
+        while not self._letters and self._failure is None:
+            before = self._collected
             try:
-                await self._waiter
+                await self._letter(seconds)
             except TimeoutError:
-                raise Silence(f"no {awaited} for {seconds:g} s") from None
-            finally:
-                self._waiter = None
+                if self._collected == before:
+                    raise Silence(f"no {awaited} for {seconds:g} s") from None
         if self._letters:
             return self._letters.popleft()
         assert self._failure is not None
         raise self._failure
+
+    async def _letter(self, seconds: float | None) -> None:
+        self._waiter = Deferred()
+        if seconds is not None:
+            self._waiter.addTimeout(seconds, self._clock)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def ready(self, most: int) -> list[Letter]:
         """Up to ``most`` messages of those that came already."""
@@ -137,9 +154,16 @@ class Dialogue:
         self.challenge: str | None = None
 
     @contextmanager
-    def subscription(self, name: str) -> Iterator[Mailbox]:
-        """The mailbox of a subscription while the context lasts."""
-        box = self._boxes[name] = self._box()
+    def subscription(
+        self, name: str, collect: Callable[[Event], None] | None = None
+    ) -> Iterator[Mailbox]:
+        """The mailbox of a subscription while the context lasts.
+
+        :param collect: where its events go, in place of the mailbox.
+        """
+        box = self._boxes[name] = Mailbox(self._clock, collect)
+        if self._lost is not None:
+            box.fail(self._lost)
         try:
             yield box
         finally:
@@ -173,12 +197,6 @@ class Dialogue:
         :raises PeerError: it has come, with the reason.
         """
         await self._end.next(None, "")
-
-    def _box(self) -> Mailbox:
-        box = Mailbox(self._clock)
-        if self._lost is not None:
-            box.fail(self._lost)
-        return box
 
     def received(self, message: RelayMessage) -> None:
         """See :meth:`IPeerListener.received`."""

@@ -9,7 +9,7 @@ from itertools import count
 from negd.errors import PeerError
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
-from negd.nostr.messages import Closed, Delivered, encode_close, encode_request
+from negd.nostr.messages import Closed, encode_close, encode_request
 from negd.sync.contact import Contact
 
 
@@ -42,18 +42,20 @@ class Requests:
         name = f"negd-{next(self._numbers)}"
         events: dict[bytes, Event] = {}
         unasked = 0
-        with self._peer.dialogue.subscription(name) as box:
+
+        def collect(event: Event) -> None:
+            nonlocal unasked
+            if expected(event):
+                events[event.id_bytes] = event
+            else:
+                unasked += 1
+                if unasked > most:
+                    box.fail(PeerError("the peer sends events that were not asked for"))
+
+        with self._peer.dialogue.subscription(name, collect) as box:
             self._peer.link.send(encode_request(name, [wanted]))
-            while True:
-                letter = await box.next(self._patience, "answer to a REQ")
-                if isinstance(letter, Closed):
-                    return Answer(events, letter.text or "CLOSED")
-                if not isinstance(letter, Delivered):
-                    self._peer.link.send(encode_close(name))
-                    return Answer(events, None)
-                if expected(letter.event):
-                    events[letter.event.id_bytes] = letter.event
-                else:
-                    unasked += 1
-                    if unasked > most:
-                        raise PeerError("the peer sends events that were not asked for")
+            letter = await box.next(self._patience, "answer to a REQ")
+            if isinstance(letter, Closed):
+                return Answer(events, letter.text or "CLOSED")
+            self._peer.link.send(encode_close(name))
+            return Answer(events, None)
