@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -31,6 +31,7 @@ from negd.reconcile.wire import FINGERPRINT_SIZE, ID_SIZE, INFINITY, encode_vari
 Records: TypeAlias = bytes | bytearray | memoryview | Rows
 """Records one after another, or a u8 array of shape (n, 40) or (n * 40,)."""
 
+_Stretch: TypeAlias = tuple[int, int, int]
 _Change: TypeAlias = Callable[[Chunk, Keys], Chunk | Rows]
 
 _FAST, _COMPACT = 1, 16
@@ -205,19 +206,19 @@ class RecordSet:
 
     def find_many(self, keys: Keys) -> Indices:
         """For each key, the index of the first record not below it."""
-        found = np.zeros(len(keys), np.int64)
-        cuts = np.searchsorted(keys, self._firsts)
-        for number, begin, end in _stretches(cuts, len(keys)):
-            local = np.searchsorted(self._chunks[number].keys, keys[begin:end])
-            found[begin:end] = self._starts[number] + local
-        return found
+        found = np.empty(len(keys), np.int64)
+        stretches = _stretches(keys.searchsorted(self._firsts), len(keys))
+        for number, begin, end in stretches:
+            found[begin:end] = self._chunks[number].keys.searchsorted(keys[begin:end])
+        return found + self._starts_of(stretches)
 
     def rows(self, indices: Indices) -> Rows:
         """The records at ``indices``, shape (m, 40)."""
         keys = np.empty(len(indices), KEY)
-        for number, begin, end in self._by_chunk(indices):
-            local = indices[begin:end] - self._starts[number]
-            keys[begin:end] = self._chunks[number].keys[local]
+        stretches = self._by_chunk(indices)
+        local = indices - self._starts_of(stretches)
+        for number, begin, end in stretches:
+            keys[begin:end] = self._chunks[number].keys[local[begin:end]]
         return as_rows(keys)
 
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
@@ -226,14 +227,21 @@ class RecordSet:
         return _fingerprints(sums[1::2] - sums[0::2], his - los)
 
     def _sums_before(self, indices: Indices) -> Lanes:
-        sums = np.zeros((len(indices), LANES), np.uint64)
-        for number, begin, end in self._by_chunk(indices):
-            local = indices[begin:end] - self._starts[number]
-            sums[begin:end] = self._chunks[number].sums_before(local) + self._totals[number]
+        sums = np.empty((len(indices), LANES), np.uint64)
+        stretches = self._by_chunk(indices)
+        local = indices - self._starts_of(stretches)
+        for number, begin, end in stretches:
+            sums[begin:end] = self._chunks[number].sums_before(local[begin:end])
+            sums[begin:end] += self._totals[number]
         return sums
 
-    def _by_chunk(self, indices: Indices) -> Iterator[tuple[int, int, int]]:
-        return _stretches(np.searchsorted(indices, self._starts[1:-1]), len(indices))
+    def _by_chunk(self, indices: Indices) -> list[_Stretch]:
+        return _stretches(indices.searchsorted(self._starts[1:-1]), len(indices))
+
+    def _starts_of(self, stretches: list[_Stretch]) -> Indices:
+        """Where the chunk of each item begins."""
+        starts = [self._starts[number] for number, _, _ in stretches]
+        return np.repeat(np.array(starts, np.int64), [end - begin for _, begin, end in stretches])
 
     def _find(self, key: bytes) -> int:
         number = int(np.searchsorted(self._firsts, np.bytes_(key), "right"))
@@ -304,13 +312,12 @@ def _look_up(chunk: Chunk, keys: Keys) -> tuple[Indices, npt.NDArray[np.bool_]]:
     return places, known
 
 
-def _stretches(cuts: Indices, total: int) -> Iterator[tuple[int, int, int]]:
+def _stretches(cuts: Indices, total: int) -> list[_Stretch]:
     """Which of ``total`` sorted items fall to which chunk: (chunk number, begin, end)."""
-    begin = 0
-    for number, end in enumerate([*cuts.tolist(), total]):
-        if end > begin:
-            yield number, begin, end
-        begin = end
+    edges = [0, *cuts.tolist(), total]
+    return [
+        (number, begin, end) for number, (begin, end) in enumerate(pairwise(edges)) if begin < end
+    ]
 
 
 def _as_rows(data: Records) -> Rows:

@@ -1,0 +1,1 @@
+"""What negd costs, measured. ``python -m benchmarks [suite ...]`` runs ``bench_<suite>.py``."""
