@@ -105,7 +105,7 @@ class ControlService(Service):
             return succeed(None)
         self._bridge.drain()
         stopped = server.stop(GRACE)
-        waiting: Deferred[None] = deferToThreadPool(
+        waiting = deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), stopped.wait, 2 * GRACE
         )
         return waiting.addBoth(self._let_go)
