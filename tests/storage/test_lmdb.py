@@ -19,6 +19,7 @@ from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage.lmdb import reader
 from negd.storage.lmdb.environment import Environment
+from negd.storage.lmdb.shelf import number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -160,6 +161,7 @@ def test_readers_work_beside_the_writer(tmp_path: Path) -> None:
     script = """
 import sys
 from negd.nostr.filter import Filter
+from negd.storage.lmdb.shelf import number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.threads import ThreadedClock
 clock = ThreadedClock(1_700_000_000)
@@ -281,6 +283,7 @@ _ROOMLESS = """
 import resource, sys
 from negd.errors import StorageError
 from negd.nostr.filter import EVERYTHING, Filter
+from negd.storage.lmdb.shelf import number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -322,6 +325,7 @@ def test_full_disk_refuses_writes_and_loses_nothing(tmp_path: Path) -> None:
 
 _WRITING = """
 import sys
+from negd.storage.lmdb.shelf import number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -377,11 +381,11 @@ def test_verify_finds_damage_both_ways(tmp_path: Path) -> None:
         txn.delete(b"\0\0", profile.record, db=databases.kinds)
         txn.put(b"\0\7", article.record, db=databases.kinds)
         txn.put(b"\0\1", note(content="never stored").record, db=databases.kinds)
-        txn.delete(text.id_bytes, db=databases.events)
+        txn.delete(number_key(3), db=databases.events)
         txn.put(bytes(66), article.id_bytes, db=databases.addresses)
         broken = article.encode().replace(b'"content":""', b'"content":"!"')
-        txn.put(article.id_bytes, broken, db=databases.events)
-        txn.put(bytes(32), b"{}", db=databases.events)
+        txn.put(number_key(2), broken, db=databases.events)
+        txn.put(number_key(9), b"{}", db=databases.events)
     environment.close()
     with opened(tmp_path) as stand:
         problems = stand.wait(stand.events.verify(lambda read, total: None)).problems
@@ -390,6 +394,7 @@ def test_verify_finds_damage_both_ways(tmp_path: Path) -> None:
     assert f"event {article_id}: id does not match the event" in problems
     assert f"kinds: lists {article_id} wrongly under 0007" in problems
     assert f"kinds: lists {text_id} wrongly under 0001" in problems
-    assert sum(text_id in problem for problem in problems) == 3
+    assert f"ids: {text_id} is listed and not stored" in problems
+    assert sum(text_id in problem for problem in problems) == 4
     assert f"addresses: {article_id} holds what it has no right to" in problems
-    assert any(problem.startswith(f"event {'00' * 32}: not an event") for problem in problems)
+    assert any(problem.startswith("events: number 9 is not an event") for problem in problems)

@@ -1,5 +1,8 @@
 """The LMDB environment of a store: its files, its databases, and a map that grows when it is full.
 
+Events lie in the order in which they came, so that new ones fill page after page; filed under their
+ids they would be spread over all pages and take half as much room again.
+
 Posting lists (``kinds``, ``authors``, ``tags``, ``expiry``) hold 40-byte records in protocol order
 under each key.  There is no list of everything and none by author alone: the lists by kind hold
 each record once, and the keys of one author lie side by side.
@@ -37,7 +40,8 @@ class Databases:
     """The named databases. Numbers in keys are big-endian, so that keys sort as numbers do.
 
     :ivar meta: ``schema`` -> decimal.
-    :ivar events: id -> the event's JSON, compact.
+    :ivar events: serial (8), in the order of coming -> the event's JSON, compact.
+    :ivar ids: id -> serial.
     :ivar kinds: kind (2 bytes) -> records.
     :ivar authors: public key (32), kind (2) -> records.
     :ivar tags: letter (1), head of the value's SHA-256 (16) -> records.
@@ -53,6 +57,7 @@ class Databases:
 
     meta: Database
     events: Database
+    ids: Database
     kinds: Database
     authors: Database
     tags: Database

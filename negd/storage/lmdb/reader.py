@@ -18,7 +18,7 @@ from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
-from negd.storage.lmdb.shelf import author_key, kind_key, second_key, tag_key
+from negd.storage.lmdb.shelf import author_key, kind_key, number_key, stored_json, tag_key
 from negd.storage.order import LATEST, listing_key, newest_first
 from negd.storage.postings import (
     EMPTY,
@@ -96,7 +96,7 @@ class Reader:
         """See :meth:`negd.interfaces.IEventStore.known`."""
         with self._environment.read() as txn:
             view = _View(txn, self._environment.databases, now)
-            cursor = txn.cursor(self._environment.databases.events)
+            cursor = txn.cursor(self._environment.databases.ids)
             return {i for i in ids if cursor.set_key(i)} - view.expired_ids()
 
     def statistics(self, now: float) -> StoreStatistics:
@@ -136,8 +136,8 @@ class _View:
 
     def fetch(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """The JSON of those that are held."""
-        gone, get, events = self.expired_ids(), self._txn.get, self._databases.events
-        found = ((i, get(i, db=events)) for i in ids if i not in gone)
+        gone = self.expired_ids()
+        found = ((i, stored_json(self._txn, self._databases, i)) for i in ids if i not in gone)
         return {event_id: json for event_id, json in found if json is not None}
 
     def page(self, records: Sequence[bytes], size: int) -> Page:
@@ -173,7 +173,7 @@ class _View:
         return checked
 
     def _matches(self, record: bytes, wanted: Filter) -> bool:
-        json = self._txn.get(record[_ID], db=self._databases.events)
+        json = stored_json(self._txn, self._databases, record[_ID])
         return json is not None and wanted.matches(decode(json))
 
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
@@ -274,7 +274,7 @@ class _View:
 
 def _backwards(cursor: Cursor, key: bytes, last: int) -> Iterator[bytes]:
     """One list's records from the end of second ``last`` backwards."""
-    beyond = second_key(last + 1) + bytes(32) if last < LATEST else None
+    beyond = number_key(last + 1) + bytes(32) if last < LATEST else None
     if beyond is not None and cursor.set_range_dup(key, beyond):
         found = cursor.prev_dup()
     else:

@@ -46,6 +46,9 @@ _READERS = 2
 _SWEEP = 1000
 """Expired events that one transaction removes at most."""
 
+_MOST_TOUCHED = 20_000
+"""Records by which the record set may be behind the last commit."""
+
 _LONGEST_TIMER = 3600.0
 _NEVER = float("inf")
 
@@ -138,7 +141,9 @@ class LmdbStore:
         self._read = pool
         self._reader = Reader(environment)
         self._live = live
-        self._committed_live = live or RecordSet.EMPTY
+        self._behind = False
+        self._next_live = live or RecordSet.EMPTY
+        self._touched: dict[bytes, bool] = {}
         self._writer = None if live is None else Writer(environment, reactor, self._committed)
         self._generation = 0
         self._watches = Watches()
@@ -178,14 +183,21 @@ class LmdbStore:
         return self._writer.submit(work, weight)
 
     def _committed(self, changes: Changes) -> Callable[[], None]:
-        """In the writer's thread: the record set as it is now, and how to make it known."""
-        gone = [record for record, present in changes.records.items() if not present]
-        new = [record for record, present in changes.records.items() if present]
-        self._committed_live = self._committed_live.delete(b"".join(gone)).insert(b"".join(new))
-        return partial(self._publish, changes, self._committed_live)
+        """In the writer's thread: bring the record set up to date, and say how to tell of it.
 
-    def _publish(self, changes: Changes, live: RecordSet) -> None:
-        self._live = live
+        While more is to be written that waits, since it can cost more than the writing: each
+        chunk of the set that is touched is made anew.
+        """
+        self._touched.update(changes.records)
+        if changes.last or len(self._touched) > _MOST_TOUCHED:
+            gone = [record for record, present in self._touched.items() if not present]
+            new = [record for record, present in self._touched.items() if present]
+            self._next_live = self._next_live.delete(b"".join(gone)).insert(b"".join(new))
+            self._touched.clear()
+        return partial(self._publish, changes, self._next_live, bool(self._touched))
+
+    def _publish(self, changes: Changes, live: RecordSet, behind: bool) -> None:
+        self._live, self._behind = live, behind
         if changes.records:
             self._generation += 1
         if changes.expiry < self._expiry:
@@ -266,6 +278,8 @@ class LmdbStore:
             swept: Deferred[None] = Deferred()
             self._sweeping.append(swept)
             await swept
+        if self._behind:
+            await self.write(_catch_up)
         return None if self._overdue else self._live.window(wanted.since, wanted.until)
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
@@ -306,6 +320,11 @@ class LmdbStore:
         self._set_timer()
         if self._writer is not None:
             await self._writer.stop()
+
+
+def _catch_up(txn: Transaction, changes: Changes) -> None:
+    """Writes nothing, and has the record set brought up to date."""
+    changes.last = True
 
 
 def _has_bounds_only(wanted: Filter) -> bool:

@@ -15,11 +15,10 @@ from negd.nostr.event import Event, InvalidEvent, check, decode
 from negd.nostr.lifecycle import address_of
 from negd.storage.lmdb.environment import Database, Environment, Transaction
 from negd.storage.lmdb.read_pool import ReadPool
-from negd.storage.lmdb.shelf import address_key, posting_keys
+from negd.storage.lmdb.shelf import address_key, number_key, posting_keys, stored_json
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000
-_HALVES = ((b"", b"\x80"), (b"\x80", b"\xff" * 33))
 
 
 class Verification:
@@ -45,19 +44,24 @@ class Verification:
 
         :raises negd.errors.StorageError: LMDB finds its own pages damaged.
         """
-        self._total = await self._pool(self._count)
-        halves = [Deferred.fromCoroutine(self._events(*bounds)) for bounds in _HALVES]
-        await gatherResults(halves, consumeErrors=True)
+        self._total, last = await self._pool(self._size)
+        middle = last // 2 + 1
+        halves = [(0, middle), (middle, last + 1)]
+        await gatherResults([Deferred.fromCoroutine(self._events(*half)) for half in halves])
         for name in ("kinds", "authors", "tags", "expiry"):
             await self._entries(name)
-        await self._addresses()
+        await self._pieces(self._check_ids)
+        await self._pieces(self._check_addresses)
         if self._unlisted:
             self._problems.append(f"and {self._unlisted} more")
         return VerifyReport(self._read, self._problems)
 
-    def _count(self) -> int:
+    def _size(self) -> tuple[int, int]:
+        """How many events there are, and the last serial."""
         with self._environment.read() as txn:
-            return txn.stat(self._databases.events)["entries"]
+            cursor = txn.cursor(self._databases.events)
+            last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+            return txn.stat(self._databases.events)["entries"], last
 
     def _report(self, problems: Iterable[str]) -> None:
         for problem in problems:
@@ -68,42 +72,47 @@ class Verification:
 
     # --- from events to indexes -----------------------------------------------------------------
 
-    async def _events(self, begin: bytes, end: bytes) -> None:
-        position: bytes | None = begin
+    async def _events(self, begin: int, end: int) -> None:
+        """Those with serials from ``begin`` up to ``end``."""
+        position: int | None = begin
         while position is not None:
             read, problems, position = await self._pool(self._check_events, position, end)
             self._read += read
             self._report(problems)
             self._progress(self._read, max(self._read, self._total))
 
-    def _check_events(self, begin: bytes, end: bytes) -> tuple[int, list[str], bytes | None]:
+    def _check_events(self, begin: int, end: int) -> tuple[int, list[str], int | None]:
         """The next piece: how many events, what is wrong, and where to go on."""
         problems: list[str] = []
         with self._environment.read() as txn:
             cursor = txn.cursor(self._databases.events)
-            if not cursor.set_range(begin):
+            if not cursor.set_range(number_key(begin)):
                 return 0, problems, None
-            piece = [item for item in islice(cursor, _PIECE) if item[0] < end]
-            for event_id, json in piece:
-                problems += self._check_event(txn, event_id, json)
-        return len(piece), problems, piece[-1][0] + b"\0" if len(piece) == _PIECE else None
+            stop = number_key(end)
+            piece = [item for item in islice(cursor, _PIECE) if item[0] < stop]
+            for serial, json in piece:
+                problems += self._check_event(txn, serial, json)
+        following = int.from_bytes(piece[-1][0], "big") + 1 if len(piece) == _PIECE else None
+        return len(piece), problems, following
 
-    def _check_event(self, txn: Transaction, event_id: bytes, json: bytes) -> Iterable[str]:
+    def _check_event(self, txn: Transaction, serial: bytes, json: bytes) -> Iterable[str]:
         try:
             event = decode(json)
         except InvalidEvent as error:
-            yield f"event {event_id.hex()}: {error.text}"
+            yield f"events: number {int.from_bytes(serial, 'big')} is {error.text}"
             return
-        fault = check(event) if event.id_bytes == event_id else "is filed under another id"
+        fault = check(event)
         if fault is not None:
-            yield f"event {event_id.hex()}: {fault}"
+            yield f"event {event.id}: {fault}"
+        if txn.get(event.id_bytes, db=self._databases.ids) != serial:
+            yield f"event {event.id}: not in ids"
         for database, key in posting_keys(self._databases, event):
             if not txn.cursor(database).set_key_dup(key, event.record):
-                yield f"event {event_id.hex()}: not in {self._name(database)} under {key.hex()}"
+                yield f"event {event.id}: not in {self._name(database)} under {key.hex()}"
         address = address_of(event)
         if address is not None:
-            if txn.get(address_key(address), db=self._databases.addresses) != event_id:
-                yield f"event {event_id.hex()}: does not hold its address"
+            if txn.get(address_key(address), db=self._databases.addresses) != event.id_bytes:
+                yield f"event {event.id}: does not hold its address"
 
     def _name(self, database: Database) -> str:
         names = {id(held): name for name, held in vars(self._databases).items()}
@@ -142,28 +151,44 @@ class Verification:
         return set(posting_keys(self._databases, event))
 
     def _event(self, txn: Transaction, event_id: bytes) -> Event | None:
-        json = txn.get(event_id, db=self._databases.events)
+        json = stored_json(txn, self._databases, event_id)
         try:
             return None if json is None else decode(json)
         except InvalidEvent:
             return None
 
-    async def _addresses(self) -> None:
+    async def _pieces(self, check_piece: Callable[[bytes], tuple[list[str], bytes | None]]) -> None:
         position: bytes | None = b"\0"
         while position is not None:
-            problems, position = await self._pool(self._check_addresses, position)
+            problems, position = await self._pool(check_piece, position)
             self._report(problems)
+
+    def _check_ids(self, begin: bytes) -> tuple[list[str], bytes | None]:
+        problems: list[str] = []
+        with self._environment.read() as txn:
+            piece = _piece(txn, self._databases.ids, begin)
+            for event_id, _ in piece:
+                event = self._event(txn, event_id)
+                if event is None or event.id_bytes != event_id:
+                    problems.append(f"ids: {event_id.hex()} is listed and not stored")
+        return problems, _following(piece)
 
     def _check_addresses(self, begin: bytes) -> tuple[list[str], bytes | None]:
         problems: list[str] = []
         with self._environment.read() as txn:
-            cursor = txn.cursor(self._databases.addresses)
-            if not cursor.set_range(begin):
-                return problems, None
-            piece = list(islice(cursor, _PIECE))
+            piece = _piece(txn, self._databases.addresses, begin)
             for key, event_id in piece:
                 event = self._event(txn, event_id)
                 address = None if event is None else address_of(event)
                 if address is None or address_key(address) != key:
                     problems.append(f"addresses: {event_id.hex()} holds what it has no right to")
-        return problems, piece[-1][0] + b"\0" if len(piece) == _PIECE else None
+        return problems, _following(piece)
+
+
+def _piece(txn: Transaction, database: Database, begin: bytes) -> list[tuple[bytes, bytes]]:
+    cursor = txn.cursor(database)
+    return list(islice(cursor, _PIECE)) if cursor.set_range(begin) else []
+
+
+def _following(piece: list[tuple[bytes, bytes]]) -> bytes | None:
+    return piece[-1][0] + b"\0" if len(piece) == _PIECE else None

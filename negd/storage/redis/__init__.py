@@ -1,0 +1,1 @@
+"""The storage that several nodes share, on a Redis server."""

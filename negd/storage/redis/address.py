@@ -1,0 +1,146 @@
+r"""Which server a store string names, and how it is reached.
+
+``redis:HOST:PORT``, and options after further colons, as in Twisted's endpoint strings:
+``redis:db.example.com:6380:database=2:user=negd:password-file=/etc/negd/redis:tls=yes``.
+A colon within a value is written ``\:``; an IPv6 address stands in brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import (
+    Certificate,
+    PrivateCertificate,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+
+from negd.errors import ConfigError, StorageError
+
+FORM = "HOST:PORT and options such as :database=1 and :password-file=PATH"
+
+_DIAL_WITHIN = 5.0
+"""Seconds for the connection to be made."""
+
+_SERVER = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):([0-9]{1,5})(?=:|$)")
+_OPTION = re.compile(r":([a-z-]+)=((?:[^:\\]|\\.)*)", re.DOTALL)
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """A server, one of its databases, and what it wants to see of us.
+
+    :ivar password_file: read at every connection, so that a password can be changed.
+    :ivar tls: whether to ask for TLS; the certificate is always checked.
+    :ivar authority: a PEM file with the certificates that the server's must be signed by, where
+        it is not to be one that the system trusts.
+    :ivar certificate: a PEM file with our own certificate and its key, for a server that asks.
+    :ivar prefix: what the names of all keys begin with, in braces.
+    """
+
+    host: str
+    port: int
+    database: int = 0
+    user: str = ""
+    password_file: str = ""
+    tls: bool = False
+    authority: str = ""
+    certificate: str = ""
+    prefix: str = "negd"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis {host}:{self.port}"
+
+    def elsewhere(self, host: str, port: int) -> ServerAddress:
+        """The same store on another server; an empty host is this one's."""
+        return replace(self, host=host or self.host, port=port)
+
+    def password(self) -> str:
+        """The password; empty for none.
+
+        :raises StorageError: its file cannot be read.
+        """
+        return self._read(self.password_file).decode().strip() if self.password_file else ""
+
+    def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
+        """Where to connect.
+
+        :raises StorageError: a file for TLS cannot be read.
+        """
+        endpoint = HostnameEndpoint(reactor, self.host.encode(), self.port, timeout=_DIAL_WITHIN)
+        if not self.tls:
+            return endpoint
+        try:
+            return wrapClientTLS(self._tls_options(), endpoint)
+        except (TLSError, ValueError) as error:
+            raise StorageError(f"{self}: its files for TLS are not what they should be: {error}")
+
+    def _tls_options(self) -> Any:
+        trusted, ours = None, None
+        if self.authority:
+            found = _CERTIFICATE.findall(self._read(self.authority))
+            trusted = trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
+        if self.certificate:
+            ours = PrivateCertificate.loadPEM(self._read(self.certificate))
+        return optionsForClientTLS(self.host, trusted, ours)
+
+    def _read(self, path: str) -> bytes:
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise StorageError(f"{self}: {path}: {error.strerror}") from None
+
+
+def parse_address(argument: str) -> ServerAddress:
+    """The address in the argument of a store string.
+
+    :raises ConfigError: it is not of the form.
+    """
+    server = _SERVER.match(argument)
+    if server is None or not 0 < int(server[2]) < 65536:
+        raise ConfigError(f"store 'redis:{argument}' names no server: expected {FORM}")
+    address = ServerAddress(server[1].strip("[]"), int(server[2]))
+    at = server.end()
+    while at < len(argument):
+        option = _OPTION.match(argument, at)
+        if option is None:
+            raise ConfigError(f"store 'redis:{argument}': expected {FORM}")
+        address = _with_option(address, option[1], re.sub(r"\\(.)", r"\1", option[2]))
+        at = option.end()
+    return address
+
+
+def _with_option(address: ServerAddress, name: str, value: str) -> ServerAddress:
+    if name == "database" and value.isascii() and value.isdigit():
+        return replace(address, database=int(value))
+    if name == "tls" and value in ("yes", "no"):
+        return replace(address, tls=value == "yes")
+    if name == "prefix" and _PREFIX.fullmatch(value):
+        return replace(address, prefix=value)
+    if name in ("user", "password-file", "authority", "certificate") and value:
+        return replace(address, **{name.replace("-", "_"): value})
+    if name not in _EXPECTED:
+        known = ", ".join(_EXPECTED)
+        raise ConfigError(f"redis option {name!r} is none of the known: {known}")
+    raise ConfigError(f"redis option {name}={value!r}: expected {_EXPECTED[name]}")
+
+
+_EXPECTED = {
+    "database": "a number",
+    "user": "a name",
+    "password-file": "a path",
+    "tls": "yes or no",
+    "authority": "the path of a PEM file",
+    "certificate": "the path of a PEM file",
+    "prefix": "up to 64 of A-Z a-z 0-9 _ . -",
+}

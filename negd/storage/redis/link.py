@@ -1,0 +1,147 @@
+"""One connection to a Redis server, over txredisapi.
+
+txredisapi's own pools are left aside: a command given to one that is not connected waits for ever,
+and their reconnecting cannot be told when to give up.  Its protocol is all that is used: commands
+without charset and number conversion, bytes in and bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import txredisapi
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from negd.errors import StorageError
+from negd.storage.redis.address import ServerAddress
+from negd.storage.redis.frames import frames
+
+REPLY_WITHIN = 10.0
+"""Seconds after which a server that says nothing is taken for dead."""
+
+_TURNED_AWAY = ("READONLY", "MOVED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
+"""Answers that another connection, some time later, may not get."""
+
+
+class Refused(StorageError):
+    """The server answered with an error.
+
+    :ivar words: its text in words, the first of which names the error in most cases.
+    """
+
+    def __init__(self, address: ServerAddress, text: str) -> None:
+        super().__init__(f"{address}: {text}")
+        self.words = text.split() or [""]
+
+
+class _Protocol(txredisapi.RedisProtocol):  # type: ignore[misc]
+    """As txredisapi has it, on a given reactor, keeping in mind why it ended."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self.callLater = reactor.callLater
+        self.reason = ""
+        self.lost: Deferred[None] = Deferred()
+
+    def connectionLost(self, why: Failure) -> None:
+        self.reason = why.getErrorMessage()
+        super().connectionLost(why)
+        self.lost.callback(None)
+
+
+class Link:
+    """An open connection. Use :meth:`open`.
+
+    :ivar lost: fires once the connection is gone.
+    """
+
+    def __init__(self, address: ServerAddress, protocol: _Protocol, reactor: Any) -> None:
+        self.address = address
+        self.lost = protocol.lost
+        self._protocol = protocol
+        self._reactor = reactor
+        self._keys = [f"{{{address.prefix}}}:".encode()]
+        self._running: set[Deferred[Any]] = set()
+
+    @classmethod
+    async def open(cls, address: ServerAddress, reactor: Any) -> Link:
+        """Connect, say who we are, and choose the database.
+
+        :raises StorageError: no connection, or a server that does not want us.
+        """
+        factory = Factory.forProtocol(lambda: _Protocol(reactor))  # type: ignore[arg-type]
+        factory.noisy = False
+        endpoint, password = address.endpoint(reactor), address.password()
+        try:
+            protocol = await endpoint.connect(factory)
+        except (ConnectError, TimeoutError) as error:
+            raise StorageError(f"{address}: {error}") from None
+        link = cls(address, protocol, reactor)
+        try:
+            if address.user:
+                await link.command("AUTH", address.user, password)
+            elif password:
+                await link.command("AUTH", password)
+            if address.database:
+                await link.command("SELECT", address.database)
+        except StorageError:
+            link.abort()
+            raise
+        return link
+
+    def command(self, *words: object, within: float = REPLY_WITHIN) -> Deferred[Any]:
+        """Send a command at once; its reply, in bytes, numbers and lists of them.
+
+        Fails with :class:`StorageError`: an error as :class:`Refused`, a lost connection, or no
+        reply within so many seconds, which ends the connection.
+        """
+        return self._sent(maybeDeferred(self._protocol.execute_command, *words), within)
+
+    def run(self, script: bytes, *arguments: object) -> Deferred[list[bytes]]:
+        """Run a Lua script, which finds in ``KEYS[1]`` what all our keys begin with.
+
+        Its reply is what Lua's ``framed`` makes; it fails as :meth:`command` does.
+        """
+        running = maybeDeferred(self._protocol.eval, script, self._keys, arguments)
+        return self._sent(running, REPLY_WITHIN).addCallback(frames)
+
+    def _sent(self, reply: Deferred[Any], within: float) -> Deferred[Any]:
+        self._running.add(reply)
+        reply.addTimeout(within, self._reactor)
+        reply.addBoth(self._answered, reply)
+        return reply
+
+    def _answered(self, result: Any, reply: Deferred[Any]) -> Any:
+        self._running.discard(reply)
+        if not isinstance(result, Failure):
+            return result
+        if result.check(TimeoutError):
+            self.abort()
+            raise StorageError(f"{self.address}: no answer")
+        if result.check(txredisapi.ResponseError):
+            refused = Refused(self.address, str(result.value).strip().removeprefix("ERR "))
+            if refused.words[0] in _TURNED_AWAY:
+                self.abort()
+            raise refused
+        if result.check(txredisapi.ConnectionError):
+            raise StorageError(f"{self.address}: {self._protocol.reason or 'not connected'}")
+        return result
+
+    async def idle(self) -> None:
+        """Return once everything sent has been answered."""
+        while self._running:
+            waiting: Deferred[None] = Deferred()
+            next(iter(self._running)).addBoth(_pass_on, waiting)
+            await waiting
+
+    def abort(self) -> None:
+        """End the connection now; what waits for a reply fails."""
+        self._protocol.transport.abortConnection()
+
+
+def _pass_on(result: Any, waiting: Deferred[None]) -> Any:
+    waiting.callback(None)
+    return result
