@@ -211,6 +211,30 @@ def test_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
             pass
 
 
+def test_file_that_was_cut_short(tmp_path: Path) -> None:
+    """Reading on would kill the process."""
+    with opened(tmp_path) as stand:
+        stand.ingest(*sample_events(500, until=NOW))
+    data = tmp_path / "data.mdb"
+    os.truncate(data, data.stat().st_size // 2)
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match="is cut short"), opened(tmp_path, read_only):
+            pass
+
+
+def test_damaged_pages_are_a_problem_that_verify_reports(tmp_path: Path) -> None:
+    with opened(tmp_path) as stand:
+        stand.ingest(*sample_events(2000, until=NOW))
+    data = tmp_path / "data.mdb"
+    content = bytearray(data.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 10 * 4096] = bytes(10 * 4096)
+    data.write_bytes(content)
+    with opened(tmp_path) as stand:
+        report = stand.wait(stand.events.verify(lambda read, total: None))
+        assert any("MDB_" in problem or "not an event" in problem for problem in report.problems)
+
+
 def test_database_of_another_program(tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as txn:
         txn.put(b"theirs", b"1")

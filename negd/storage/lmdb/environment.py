@@ -32,6 +32,9 @@ SCHEMA = 1
 FIRST_MAP = 1 << 32
 """Bytes of address space to begin with; the file only grows with what is written."""
 
+_UNWRITTEN = 64
+"""Pages at the end of the file that may be missing."""
+
 _DATA, _LOCK = "data.mdb", "negd.lock"
 
 
@@ -107,10 +110,30 @@ class Environment:
             raise
         try:
             with storage_errors(f"store {folder} cannot be opened"):
+                self._assure_length()
                 self.databases = self._open_databases(read_only)
         except BaseException:
             self.close()
             raise
+
+    def _assure_length(self) -> None:
+        """See that every page is there: reading beyond the end of the file kills the process.
+
+        A few pages at the end may rightly be missing, given back before they were written.
+        """
+        page = self._env.stat()["psize"]
+        expected = (self._env.info()["last_pgno"] + 1) * page
+        if self.bytes < expected - _UNWRITTEN * page:
+            raise StorageError(
+                f"store {self.folder} cannot be opened: {_DATA} is cut short, "
+                f"{self.bytes} of {expected} bytes are left"
+            )
+        if self.bytes < expected:
+            descriptor = os.open(os.path.join(self.folder, _DATA), os.O_RDWR)
+            try:
+                os.posix_fallocate(descriptor, expected - 1, 1)
+            finally:
+                os.close(descriptor)
 
     def _open_databases(self, read_only: bool) -> Databases:
         if not read_only and self._env.stat()["entries"] == 0:

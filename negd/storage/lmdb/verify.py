@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 
+from negd.errors import StorageError
 from negd.interfaces import VerifyReport
 from negd.nostr.event import Event, InvalidEvent, check, decode
 from negd.nostr.lifecycle import address_of
@@ -40,21 +41,27 @@ class Verification:
         self._unlisted = 0
 
     async def run(self) -> VerifyReport:
-        """Look at everything.
+        """Look at everything, as far as LMDB can read its own pages."""
+        try:
+            await self._run()
+        except StorageError as error:
+            self._problems.append(error.text)
+        if self._unlisted:
+            self._problems.append(f"and {self._unlisted} more")
+        return VerifyReport(self._read, self._problems)
 
-        :raises negd.errors.StorageError: LMDB finds its own pages damaged.
-        """
+    async def _run(self) -> None:
         self._total, last = await self._pool(self._size)
         middle = last // 2 + 1
         halves = [(0, middle), (middle, last + 1)]
-        await gatherResults([Deferred.fromCoroutine(self._events(*half)) for half in halves])
+        reading = [Deferred.fromCoroutine(self._events(*half)) for half in halves]
+        for done, result in await DeferredList(reading, consumeErrors=True):
+            if not done:
+                result.raiseException()
         for name in ("kinds", "authors", "tags", "expiry"):
             await self._entries(name)
         await self._pieces(self._check_ids)
         await self._pieces(self._check_addresses)
-        if self._unlisted:
-            self._problems.append(f"and {self._unlisted} more")
-        return VerifyReport(self._read, self._problems)
 
     def _size(self) -> tuple[int, int]:
         """How many events there are, and the last serial."""
