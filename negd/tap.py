@@ -19,6 +19,7 @@ from twisted.web.server import Site
 from negd import __version__, config
 from negd.control.server import ControlService
 from negd.errors import ConfigError
+from negd.interfaces import IEventStore, IPeerSync
 from negd.peers.listing import listing_of
 from negd.peers.roster import Roster
 from negd.service import Daemon, Undoing, give_up, stop_on
@@ -160,31 +161,11 @@ class House:
         answering = self._threads(undoing, threads, "answering")
         intake = Intake(storage.events, settings.intake, checking, threads)
         sessions = SessionTable(storage.events, settings.sessions, reactor, answering)
-        backend = Backend(intake, storage.events, sessions, settings.websocket, reactor)
-        clients = ClientFactory(backend, reactor)
         dialer = Dialer(reactor, settings.sync)
         node = Node(storage.events, intake, dialer, settings.sync, reactor, answering)
         roster = Roster(node, storage.book, SystemRandom())
+        await self._open_endpoints(undoing, storage.events, intake, sessions, roster)
         control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
-
-        # The goodbye comes after the last OK, and the last OK after the ports are closed.
-        undoing.push("clients", clients.close)
-        undoing.push("intake", intake.stop)
-        undoing.push("sessions", sessions.close_all)
-        sources = Sources(
-            store=storage.events,
-            sessions=sessions,
-            peers=roster,
-            connections=lambda: len(clients.connections),
-            outcomes=lambda: intake.outcomes,
-            clock=reactor,
-        )
-        site = make_site(
-            clients.as_resource(), sources, settings.relay, settings.websocket, reactor
-        )
-        for text, endpoint in self._endpoints:
-            port = await _listen(text, endpoint, site)
-            undoing.push(f"port {text}", port.stopListening)
         control.startService()
         undoing.push("control", control.stopService)
         undoing.push("peers", roster.stop)
@@ -196,6 +177,40 @@ class House:
             control=control.address,
             store=settings.store,
         )
+
+    async def _open_endpoints(
+        self,
+        undoing: Undoing,
+        store: IEventStore,
+        intake: Intake,
+        sessions: SessionTable,
+        peers: IPeerSync,
+    ) -> None:
+        """Let Nostr clients in.
+
+        When the daemon stops, the ports close first, then what was accepted gets its OK, and
+        then the clients get their goodbye.
+        """
+        settings, reactor = self._settings, self._reactor
+        backend = Backend(intake, store, sessions, settings.websocket, reactor)
+        clients = ClientFactory(backend, reactor)
+        undoing.push("clients", clients.close)
+        undoing.push("intake", intake.stop)
+        undoing.push("sessions", sessions.close_all)
+        sources = Sources(
+            store=store,
+            sessions=sessions,
+            peers=peers,
+            connections=lambda: len(clients.connections),
+            outcomes=lambda: intake.outcomes,
+            clock=reactor,
+        )
+        site = make_site(
+            clients.as_resource(), sources, settings.relay, settings.websocket, reactor
+        )
+        for text, endpoint in self._endpoints:
+            port = await _listen(text, endpoint, site)
+            undoing.push(f"port {text}", port.stopListening)
 
     def _threads(self, undoing: Undoing, threads: int, name: str) -> ThreadOffload:
         offload = ThreadOffload(self._reactor, threads, name)

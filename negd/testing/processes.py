@@ -126,9 +126,13 @@ class DaemonProcess:
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit status."""
+        self.send_sigterm()
+        return self.wait()
+
+    def send_sigterm(self) -> None:
+        """Ask it to stop."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self.wait()
 
     def kill(self) -> None:
         """Send SIGKILL and see it gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,3 +42,8 @@ def lasting_events(count: int) -> list[Event]:
         )
 
     return [event for event in sample_events(count) if lasts(event.kind)]
+
+
+def ids_of(daemon: DaemonProcess) -> set[str]:
+    """The ids of what its store holds."""
+    return {json.loads(line)["id"] for line in daemon.export()}

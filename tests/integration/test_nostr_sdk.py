@@ -8,7 +8,6 @@ which of two versions a side keeps is another test's matter.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from negd.control.client import ControlClient
 from negd.interfaces import SyncProgress
 from negd.nostr.event import Event
 from negd.testing.processes import DaemonProcess
-from tests.integration.conftest import MakeDaemon, lasting_events
+from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
 
 ENOUGH = 1_000_000
 """A rate that no test reaches; the relay's own is 60 events a minute."""
@@ -45,10 +44,6 @@ async def database(folder: Path, events: Iterable[Event] = ()) -> sdk.NostrLmdb:
 
 async def ids_in(held: sdk.NostrLmdb) -> set[str]:
     return {event.id().to_hex() for event in await held.query(sdk.Filter())}
-
-
-def ids_of(daemon: DaemonProcess) -> set[str]:
-    return {json.loads(line)["id"] for line in daemon.export()}
 
 
 async def client_of(daemon: DaemonProcess, held: sdk.NostrLmdb) -> sdk.Client:
@@ -91,22 +86,23 @@ def test_its_client_syncs_with_negd(
     run(scenario)
 
 
-def test_its_client_publishes_to_negd_and_reads_it_back(
+def test_what_negd_answered_with_ok_survives_being_killed(
     make_daemon: MakeDaemon, tmp_path: Path
 ) -> None:
     events = lasting_events(60)
+    daemon = make_daemon()
+    daemon.start()
 
-    with make_daemon() as daemon:
+    async def scenario() -> None:
+        client = await client_of(daemon, await database(tmp_path / "sdk"))
+        for event in events:
+            sent = await client.send_event(sdk.Event.from_json(event.encode().decode()))
+            assert not sent.failed
+        daemon.kill()
+        await client.shutdown()
 
-        async def scenario() -> None:
-            client = await client_of(daemon, await database(tmp_path / "sdk"))
-            for event in events:
-                sent = await client.send_event(sdk.Event.from_json(event.encode().decode()))
-                assert not sent.failed
-            await client.shutdown()
-
-        run(scenario)
-        assert ids_of(daemon) == {event.id for event in events}
+    run(scenario)
+    assert ids_of(daemon) == {event.id for event in events}
 
 
 def test_negd_syncs_with_its_relay_both_ways(make_daemon: MakeDaemon, tmp_path: Path) -> None:

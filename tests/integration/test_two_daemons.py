@@ -8,12 +8,13 @@ import time
 import pytest
 
 from negd.control.client import ControlClient
+from negd.errors import NegdError
 from negd.interfaces import SyncProgress
 from negd.nostr.event import Event, check, decode
 from negd.nostr.filter import Filter
 from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
-from tests.integration.conftest import MakeDaemon, lasting_events
+from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
 
 
 def parts(count: int) -> tuple[list[Event], list[Event]]:
@@ -102,3 +103,25 @@ def test_a_peer_that_is_gone_is_an_error_and_the_daemon_lives_on(make_daemon: Ma
         assert done.returncode == 1
         assert done.stderr.strip()
         assert daemon.is_ready()
+
+
+def test_a_sync_cut_off_by_sigterm_loses_nothing_and_is_finished_later(
+    make_daemon: MakeDaemon,
+) -> None:
+    events = lasting_events(6000)
+    one, other = make_daemon("one", events[:-2000]), make_daemon("other", events[2000:])
+    one.start()
+    other.start()
+    with ControlClient(one.control) as client, pytest.raises(NegdError):
+        for progress in client.sync(other.url):
+            if progress.fetched + progress.sent > 100:
+                one.send_sigterm()
+    assert one.wait() == 0
+    assert other.is_ready()
+    for daemon in (one, other):
+        assert "Traceback" not in daemon.log.read_text()
+    assert {event.id for event in events[:-2000]} <= ids_of(one) < {event.id for event in events}
+
+    one.start()
+    assert sync(one, other.url)[-1].complete
+    assert ids_of(one) == ids_of(other) == {event.id for event in events}
