@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 from configparser import ConfigParser
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-    FileDescriptorSet,
-)
-from grpc_tools import protoc  # type: ignore[import-untyped]
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from negd.control.gen import POOL
 from negd.control.gen.orlysync.common.v1 import types_pb2 as common
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2_grpc
+from tests.descriptors import (
+    assert_has_typed_stubs,
+    called_by,
+    described,
+    fresh_descriptors,
+    lines_of,
+    shown,
+)
 
 ROOT = Path(__file__).parents[2]
 FILES = ["orlysync/common/v1/types.proto", "orlysync/negentropy/v1/service.proto"]
@@ -88,52 +89,6 @@ HTTPResponse { int32 status_code = 1; map<string, string> headers = 2; bytes bod
 """
 
 
-def described(module: object) -> FileDescriptorProto:
-    found = FileDescriptorProto()
-    module.DESCRIPTOR.CopyToProto(found)  # type: ignore[attr-defined]
-    return found
-
-
-def shown(file: FileDescriptorProto) -> list[str]:
-    """The file in the words of the contract."""
-    lines = [
-        f"rpc {method.name}({name_of(method.input_type, file)}) returns "
-        f"({'stream ' if method.server_streaming else ''}{name_of(method.output_type, file)})"
-        for service in file.service
-        for method in service.method
-    ]
-    for message in file.message_type:
-        maps = {nested.name: nested for nested in message.nested_type}
-        fields = []
-        for field in message.field:
-            kind = kind_of(field, file)
-            if kind in maps:
-                key, value = (kind_of(part, file) for part in maps[kind].field)
-                kind = f"map<{key}, {value}>"
-            elif field.label == FieldDescriptorProto.LABEL_REPEATED:
-                kind = f"repeated {kind}"
-            elif field.proto3_optional:
-                kind = f"optional {kind}"
-            fields.append(f"{kind} {field.name} = {field.number}")
-        lines.append(f"{message.name} {{ {'; '.join(fields)}{' ' if fields else ''}}}")
-    return lines
-
-
-def name_of(full: str, file: FileDescriptorProto) -> str:
-    own = full.startswith(f".{file.package}.")
-    return f"{'' if own else 'common.'}{full.rpartition('.')[2]}"
-
-
-def kind_of(field: FieldDescriptorProto, file: FileDescriptorProto) -> str:
-    if field.type == FieldDescriptorProto.TYPE_MESSAGE:
-        return name_of(field.type_name, file)
-    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
-
-
-def lines_of(text: str) -> list[str]:
-    return text.strip().splitlines()
-
-
 def test_the_service_is_the_one_that_callers_know() -> None:
     file = described(proto)
     assert file.name == FILES[1]
@@ -156,23 +111,7 @@ def test_the_common_types_are_the_ones_that_callers_know() -> None:
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptorProto]:
     """The descriptors that the .proto files give now."""
-    target = tmp_path_factory.mktemp("protos") / "set"
-    builtin = files("grpc_tools") / "_proto"
-    sources = [f"--proto_path={ROOT / 'protos'}", f"--proto_path={builtin}"]
-    assert protoc.main(["protoc", *sources, f"--descriptor_set_out={target}", *FILES]) == 0
-    found = FileDescriptorSet.FromString(target.read_bytes())
-    for file in found.file:
-        for message in file.message_type:
-            forget_json_names(message)
-    return {file.name: file for file in found.file}
-
-
-def forget_json_names(message: DescriptorProto) -> None:
-    """protoc derives them from the names, and leaves them out of generated code."""
-    for field in message.field:
-        field.ClearField("json_name")
-    for nested in message.nested_type:
-        forget_json_names(nested)
+    return fresh_descriptors(FILES, tmp_path_factory.mktemp("protos"))
 
 
 @pytest.mark.parametrize("module", [common, proto], ids=FILES)
@@ -190,33 +129,13 @@ def test_the_generated_stub_and_servicer_are_fresh(
     servicer = service_pb2_grpc.NegentropyServiceServicer
     assert {name for name in vars(servicer) if not name.startswith("_")} == methods
 
-    class Channel:
-        """Notes the paths of the methods."""
-
-        def __init__(self) -> None:
-            self.paths: set[str] = set()
-
-        def note(self, path: str, **_: object) -> None:
-            self.paths.add(path)
-
-        unary_unary = unary_stream = note
-
-    channel = Channel()
-    service_pb2_grpc.NegentropyServiceStub(channel)
     prefix = "/orlysync.negentropy.v1.NegentropyService/"
-    assert channel.paths == {prefix + name for name in methods}
+    assert called_by(service_pb2_grpc.NegentropyServiceStub) == {prefix + name for name in methods}
 
 
-def test_the_stubs_for_type_checkers_are_fresh() -> None:
-    for module in (common, proto):
-        assert module.__file__ is not None
-        stub = Path(module.__file__).with_suffix(".pyi").read_text()
-        for message in described(module).message_type:
-            _, found, body = stub.partition(f"\nclass {message.name}(")
-            assert found, message.name
-            body = body.partition("\nclass ")[0]
-            for field in message.field:
-                assert f"    {field.name}: " in body, f"{message.name}.{field.name}"
+@pytest.mark.parametrize("module", [common, proto], ids=FILES)
+def test_the_stubs_for_type_checkers_are_fresh(module: object) -> None:
+    assert_has_typed_stubs(module)
 
 
 def test_another_copy_of_the_protos_can_live_in_the_same_process() -> None:

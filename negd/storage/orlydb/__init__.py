@@ -1,0 +1,1 @@
+"""The storage of drop-in mode: an ORLY relay's own database, over gRPC."""
