@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.negd-installed
 TESTABLE := $(VENV)/.negd-testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo lint protos oldest news clean
+.PHONY: help run test demo lint protos bench oldest news clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ lint: $(TESTABLE) ## check style and types
 
 protos: $(TESTABLE) ## write the generated modules of protos/ anew
 	$(BIN)/python protos/generate.py
+
+bench: $(VENV)/.negd-bench ## measure, and keep the figures under benchmarks/results
+	$(BIN)/python -m benchmarks $(SUITES)
 
 # setup.cfg's lower bounds as exact versions: what a constraints file wants.
 OLDEST = awk '/^install_requires/ {on = 1; next} /^\[/ {on = 0} on && />=/ \
@@ -66,4 +69,9 @@ $(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
 $(TESTABLE): $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.negd-bench: $(INSTALLED)
+	@echo "installing what the benchmarks need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
