@@ -64,13 +64,19 @@ class MemoryLink:
     """An :class:`IPeerLink` to a :class:`MemoryPeer`."""
 
     def __init__(
-        self, url: str, listener: IPeerListener, peer: MemoryPeer, clock: IReactorTime
+        self,
+        url: str,
+        listener: IPeerListener,
+        peer: MemoryPeer,
+        clock: IReactorTime,
+        latency: Callable[[], float],
     ) -> None:
         self.url = url
         self.sent: list[bytes] = []
         self._listener = listener
         self._peer = peer
         self._clock = clock
+        self._latency = latency
         self._outbound: deque[bytes] = deque()
         self._inbound: deque[bytes] = deque()
         self._drained: list[Deferred[None]] = []
@@ -127,7 +133,7 @@ class MemoryLink:
     def _schedule(self) -> None:
         if not self._due and not self._lost:
             self._due = True
-            self._clock.callLater(0, self._turn)
+            self._clock.callLater(self._latency(), self._turn)
 
     def _turn(self) -> None:
         """Carry over what had been sent, each way, when this turn began."""
@@ -172,15 +178,20 @@ class MemoryDialer:
 
     :param peers: by canonical URL, what makes the peer of a new link, or the error that dialing
         it raises.
+    :param latency: seconds that messages take, drawn for each turn of a link.
     :ivar links: every link that was dialed, in order.
     """
 
     def __init__(
-        self, peers: Mapping[str, Callable[[], MemoryPeer] | PeerError], clock: IReactorTime
+        self,
+        peers: Mapping[str, Callable[[], MemoryPeer] | PeerError],
+        clock: IReactorTime,
+        latency: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.peers = dict(peers)
         self.links: list[MemoryLink] = []
         self._clock = clock
+        self._latency = latency
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`."""
@@ -188,7 +199,7 @@ class MemoryDialer:
         make = self.peers.get(url, PeerError(f"nobody listens at {url}"))
         if isinstance(make, PeerError):
             raise make
-        link = MemoryLink(url, listener, make(), self._clock)
+        link = MemoryLink(url, listener, make(), self._clock, self._latency)
         self.links.append(link)
         return link
 
