@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -54,7 +55,9 @@ class Verification:
         self._total, last = await self._pool(self._size)
         middle = last // 2 + 1
         halves = [(0, middle), (middle, last + 1)]
-        reading = [Deferred.fromCoroutine(self._events(*half)) for half in halves]
+        reading: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._events(*half)) for half in halves
+        ]
         for done, result in await DeferredList(reading, consumeErrors=True):
             if not done:
                 result.raiseException()
