@@ -15,6 +15,7 @@ from typing import Any
 
 from zope.interface import Attribute, Interface
 
+from negd.nostr.document import RelayDocument
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.nostr.messages import RelayMessage
@@ -204,6 +205,8 @@ class PeerProfile:
     :ivar refusal: its words where it does not reconcile.
     :ivar max_records: the largest set it reconciles, where it said so or was found to refuse.
     :ivar ids_per_request: events it returns to a REQ at most, where it returned fewer than asked.
+    :ivar document: what it said of itself (NIP-11) when it was last asked and answered.
+    :ivar described_at: second at which it was last asked.
     """
 
     nip77: bool | None = None
@@ -211,6 +214,8 @@ class PeerProfile:
     refusal: str = ""
     max_records: int | None = None
     ids_per_request: int | None = None
+    document: RelayDocument | None = None
+    described_at: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +284,9 @@ class IPeerBook(Interface):
     async def residues(url: str) -> dict[Residue, int]:
         """How many ledger entries a peer has of each reason."""
 
+    async def entries(url: str, residue: Residue, most: int) -> dict[bytes, LedgerEntry]:
+        """Up to ``most`` ledger entries of one reason, in the order in which they are due."""
+
     async def write_ledger(
         url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
     ) -> None:
@@ -287,6 +295,12 @@ class IPeerBook(Interface):
         The ledger of one peer is bounded; the entries next to be retried are dropped first.
 
         :raises negd.errors.StorageError: nothing was written.
+        """
+
+    async def clear_ledger(url: str) -> None:
+        """Drop every entry of a peer's ledger; the peer and its state stay.
+
+        :raises negd.errors.StorageError: nothing was dropped.
         """
 
 
@@ -405,6 +419,12 @@ class IPeerDialer(Interface):
         :raises negd.errors.PeerError: no connection, a refused handshake, a time-out.
         """
 
+    async def describe(url: str) -> RelayDocument | None:
+        """What the peer says of itself (NIP-11), within seconds.
+
+        None where it says nothing, or nothing that can be read: no reason not to dial it.
+        """
+
 
 # --- peer sync ----------------------------------------------------------------------------------
 
@@ -457,6 +477,31 @@ class SyncProgress:
         return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 
 
+@dataclass(frozen=True, slots=True)
+class PeerDescription:
+    """A peer's terms, how it is, and what stays different.
+
+    :ivar url: canonical.
+    :ivar listed: whether it is kept equal with; one that is not is only being synced.
+    :ivar interval: seconds between syncs.
+    :ivar tail: whether new events move as they come.
+    :ivar linked: whether a link to it is kept open.
+    :ivar residues: how many differences its ledger explains, by reason.
+    :ivar entries: some of them, of each reason those that are due first.
+    """
+
+    url: str
+    listed: bool
+    direction: Direction
+    wanted: Filter
+    interval: float
+    tail: bool
+    linked: bool
+    state: PeerState
+    residues: Mapping[Residue, int]
+    entries: Mapping[bytes, LedgerEntry]
+
+
 class IPeerSync(Interface):
     """The peers of this node and the syncs with them."""
 
@@ -479,6 +524,23 @@ class IPeerSync(Interface):
         """The state of one of those, by a URL in any spelling; None for an unknown one.
 
         :raises negd.errors.ConfigError: not a relay's URL.
+        """
+
+    async def describe(url: str, entries: int) -> PeerDescription:
+        """All about a peer that is listed or being synced, by a URL in any spelling.
+
+        :param entries: of how many differences to tell more, for each reason.
+        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.Unknown: it is neither listed nor being synced.
+        :raises negd.errors.StorageError: its ledger cannot be read.
+        """
+
+    async def forget_ledger(url: str) -> int:
+        """Let the next sync try again what a peer's ledger explains; how many differences.
+
+        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.Unknown: the peer is not listed.
+        :raises negd.errors.StorageError: nothing was forgotten.
         """
 
     def active() -> bool:

@@ -11,7 +11,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from negd.errors import LimitReached, PeerError, Unknown
-from negd.interfaces import IPeerBook, IPeerSync, PeerState, SyncProgress
+from negd.interfaces import (
+    IPeerBook,
+    IPeerSync,
+    LedgerEntry,
+    PeerDescription,
+    PeerState,
+    SyncProgress,
+)
 from negd.nostr.filter import Filter
 from negd.peers.attendance import Attendance
 from negd.peers.listing import Listing
@@ -139,6 +146,49 @@ class Roster:
         peer = self._peers.get(canonical(url))
         return None if peer is None else peer.state
 
+    async def describe(self, url: str, entries: int) -> PeerDescription:
+        """See :meth:`IPeerSync.describe`."""
+        url = canonical(url)
+        peer = self._peers.get(url)
+        if peer is None:
+            raise Unknown(f"peer {url} is not listed")
+        residues = await self._book.residues(url)
+        some: dict[bytes, LedgerEntry] = {}
+        for residue in residues:
+            some.update(await self._book.entries(url, residue, entries))
+        listing, common = peer.listing, self._node.settings.interval
+        return PeerDescription(
+            url=url,
+            listed=peer.listed,
+            direction=listing.direction,
+            wanted=listing.wanted,
+            interval=common if listing.interval is None else listing.interval,
+            tail=listing.tail,
+            linked=peer.contact is not None,
+            state=peer.state,
+            residues=residues,
+            entries=some,
+        )
+
+    async def forget_ledger(self, url: str) -> int:
+        """See :meth:`IPeerSync.forget_ledger`."""
+        peer = self._named(url)
+        residues = await self._book.residues(peer.url)
+        await self._book.clear_ledger(peer.url)
+        return sum(residues.values())
+
+    def _named(self, url: str) -> Peer:
+        """The listed peer of that URL.
+
+        :raises ConfigError: not a relay's URL.
+        :raises Unknown: it is not listed.
+        """
+        url = canonical(url)
+        peer = self._peers.get(url)
+        if peer is None or not peer.listed:
+            raise Unknown(f"peer {url} is not listed")
+        return peer
+
     # --- on demand ------------------------------------------------------------------------------
 
     async def trigger(self, url: str | None, wanted: Filter) -> None:
@@ -148,10 +198,7 @@ class Roster:
                 if peer.running is None:
                     self._start(peer, wanted)
             return
-        named = self._peers.get(canonical(url))
-        if named is None or not named.listed:
-            raise Unknown(f"peer {canonical(url)} is not listed")
-        self._start(named, wanted)
+        self._start(self._named(url), wanted)
 
     def _start(self, peer: Peer, wanted: Filter) -> None:
         """Sync without anybody waiting; what goes wrong is in the peer's state and the log."""

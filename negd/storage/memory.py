@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from itertools import islice
 from typing import NamedTuple
 
@@ -257,6 +257,12 @@ class MemoryBook:
             counts[entry.residue] = counts.get(entry.residue, 0) + 1
         return counts
 
+    async def entries(self, url: str, residue: Residue, most: int) -> dict[bytes, LedgerEntry]:
+        """See :meth:`IPeerBook.entries`."""
+        held = self._ledgers.get(url, {}).items()
+        found = ((event_id, entry) for event_id, entry in held if entry.residue is residue)
+        return dict(nsmallest(most, found, key=lambda item: (item[1].retry_at, item[0])))
+
     async def write_ledger(
         self, url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
     ) -> None:
@@ -268,3 +274,7 @@ class MemoryBook:
         for event_id in surplus(retries, self._max_entries):
             del held[event_id]
         self._ledgers[url] = held
+
+    async def clear_ledger(self, url: str) -> None:
+        """See :meth:`IPeerBook.clear_ledger`."""
+        self._ledgers.pop(url, None)

@@ -9,8 +9,18 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from negd.errors import ConfigError, LimitReached, NegdError, Unknown
-from negd.interfaces import IPeerSync, ISessions, PeerState, SessionInfo, SyncProgress
-from negd.nostr.filter import Filter
+from negd.interfaces import (
+    Direction,
+    IPeerSync,
+    ISessions,
+    LedgerEntry,
+    PeerDescription,
+    PeerState,
+    Residue,
+    SessionInfo,
+    SyncProgress,
+)
+from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import Step
 
 
@@ -111,6 +121,8 @@ class FakePeers:
     """Peers that sync when the test says so.
 
     :ivar listed: the listed peers' states.
+    :ivar terms: what :meth:`describe` says of each of them besides.
+    :ivar ledgers: their ledgers, each in the order in which its entries are due.
     :ivar background: whether syncs would start by themselves.
     :ivar triggered: the arguments of :meth:`trigger`, in order.
     :ivar syncs: the calls of :meth:`sync`, in order.
@@ -119,6 +131,10 @@ class FakePeers:
 
     def __init__(self) -> None:
         self.listed: dict[str, PeerState] = {}
+        self.terms = PeerDescription(
+            "", True, Direction.BOTH, EVERYTHING, 600.0, True, False, PeerState(), {}, {}
+        )
+        self.ledgers: dict[str, dict[bytes, LedgerEntry]] = {}
         self.background = True
         self.triggered: list[tuple[str | None, Filter]] = []
         self.syncs: list[FakeSync] = []
@@ -144,6 +160,31 @@ class FakePeers:
         """See :meth:`IPeerSync.state`."""
         return self.listed.get(_relay(url))
 
+    async def describe(self, url: str, entries: int) -> PeerDescription:
+        """See :meth:`IPeerSync.describe`."""
+        url = self._named(url)
+        ledger = self.ledgers.get(url, {})
+        of_reason = {
+            residue: [i for i, entry in ledger.items() if entry.residue is residue]
+            for residue in Residue
+        }
+        return replace(
+            self.terms,
+            url=url,
+            state=self.listed[url],
+            residues={residue: len(ids) for residue, ids in of_reason.items() if ids},
+            entries={i: ledger[i] for ids in of_reason.values() for i in ids[:entries]},
+        )
+
+    async def forget_ledger(self, url: str) -> int:
+        """See :meth:`IPeerSync.forget_ledger`."""
+        return len(self.ledgers.pop(self._named(url), {}))
+
+    def _named(self, url: str) -> str:
+        if _relay(url) not in self.listed:
+            raise Unknown(f"peer {url} is not listed")
+        return _relay(url)
+
     def active(self) -> bool:
         """See :meth:`IPeerSync.active`."""
         return self.background
@@ -158,8 +199,8 @@ class FakePeers:
 
     async def trigger(self, url: str | None, wanted: Filter) -> None:
         """See :meth:`IPeerSync.trigger`."""
-        if url is not None and _relay(url) not in self.listed:
-            raise Unknown(f"peer {url} is not listed")
+        if url is not None:
+            self._named(url)
         self.triggered.append((url, wanted))
 
     async def sync(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
-from negd.errors import LimitReached, PeerError
-from negd.interfaces import Direction, IPeerSync, SyncProgress
+from negd.errors import LimitReached, PeerError, Unknown
+from negd.interfaces import (
+    Direction,
+    IPeerSync,
+    LedgerEntry,
+    PeerDescription,
+    Residue,
+    SyncProgress,
+)
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
@@ -144,6 +152,70 @@ def test_removing_a_peer_stops_its_sync_and_forgets_it(make_world: MakeWorld) ->
     settle(world.clock)
     assert len(world.dialer.links) == 1
     assert [call for call in world.clock.getDelayedCalls() if call.active()] == []
+
+
+def test_a_peer_is_described_with_its_terms_and_what_stays_different(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(SyncSettings(interval=900))
+    roster, book = world.ours.roster, world.ours.storage.book
+    wanted = Filter.build(kinds=[1])
+    drive(world.clock, roster.start([Listing(THEIRS, Direction.DOWN, wanted)]))
+    settle(world.clock)
+    entries = {
+        event_id: LedgerEntry(Residue.UNFETCHABLE if n else Residue.OURS_REJECTED, "no", 1, n)
+        for n, event_id in enumerate(ids[:4])
+    }
+    drive(world.clock, book.write_ledger(THEIRS, entries, []))
+    state = roster.state(THEIRS)
+    assert state is not None
+    described = PeerDescription(
+        url=THEIRS,
+        listed=True,
+        direction=Direction.DOWN,
+        wanted=wanted,
+        interval=900,
+        tail=True,
+        linked=True,
+        state=state,
+        residues={Residue.OURS_REJECTED: 1, Residue.UNFETCHABLE: 3},
+        entries={event_id: entries[event_id] for event_id in ids[:3]},
+    )
+    assert drive(world.clock, roster.describe(THEIRS.upper(), 2)) == described
+    roster.pause_background()
+    assert drive(world.clock, roster.describe(THEIRS, 2)) == replace(described, linked=False)
+
+
+def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: MakeWorld) -> None:
+    world = make_world()
+    roster = world.ours.roster
+    with pytest.raises(Unknown):
+        drive(world.clock, roster.describe(THEIRS, 1))
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    described = drive(world.clock, roster.describe(THEIRS, 1))
+    assert (described.listed, described.state.status.value) == (False, "syncing")
+    settle(world.clock)
+    assert running.called
+
+
+def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world()
+    world.theirs.hold(events[:3])
+    roster, book = world.ours.roster, world.ours.storage.book
+    drive(world.clock, roster.start([]))
+    roster.pause_background()
+    drive(world.clock, roster.add(THEIRS))
+    entry = LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, world.clock.seconds() + 3600)
+    drive(world.clock, book.write_ledger(THEIRS, {ids[0]: entry, ids[1]: entry}, []))
+    assert world.ours.sync(THEIRS).explained == 2
+    assert drive(world.clock, roster.forget_ledger(THEIRS.upper())) == 2
+    assert drive(world.clock, roster.forget_ledger(THEIRS)) == 0
+    assert world.ours.sync(THEIRS).explained == 0
+    assert world.ours.held() == set(ids[:3])
+    with pytest.raises(Unknown):
+        drive(world.clock, roster.forget_ledger("wss://unknown.example"))
 
 
 def test_pausing_stops_syncs_by_themselves_but_not_on_demand(make_world: MakeWorld) -> None:

@@ -659,6 +659,44 @@ class StorageContract:
         assert stand.wait(stand.book.residues(other)) == {Residue.UNFETCHABLE: 1}
         assert stand.wait(stand.book.peers()) == {}
 
+    def test_entries_of_one_reason_come_in_the_order_in_which_they_are_due(
+        self, stand: Stand
+    ) -> None:
+        url, other = "wss://a.example", "wss://b.example"
+        due = [7.5, 0.0, 3e9, 1e9, 2e9, 1.7e9]
+        entries = {
+            bytes([n]) * 32: LedgerEntry(list(Residue)[n % 2], f"no \u2028 {n}", n + 1, second)
+            for n, second in enumerate(due)
+        }
+        ids = list(entries)
+        stand.wait(stand.book.write_ledger(url, entries, []))
+        stand.wait(stand.book.write_ledger(other, dict.fromkeys(ids[:1], entries[ids[1]]), []))
+        first, second, third = Residue
+        for residue, expected in ((first, [0, 4, 2]), (second, [1, 3, 5]), (third, [])):
+            for most in (0, 1, 2, 3, 100):
+                found = stand.wait(stand.book.entries(url, residue, most))
+                chosen = [ids[n] for n in expected[:most]]
+                assert list(found.items()) == [(one, entries[one]) for one in chosen]
+        stand.wait(stand.book.write_ledger(url, {}, [ids[0]]))
+        assert list(stand.wait(stand.book.entries(url, first, 1))) == [ids[4]]
+        assert stand.wait(stand.book.entries("wss://unknown.example", first, 5)) == {}
+
+    def test_cleared_ledger_is_empty_and_the_peer_stays(self, stand: Stand) -> None:
+        url, other = "wss://a.example", "wss://b.example"
+        entry = LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0)
+        for peer in (url, other):
+            stand.wait(stand.book.put(peer, PeerState(last_sync=3)))
+            stand.wait(stand.book.write_ledger(peer, {bytes(32): entry}, []))
+        stand.wait(stand.book.clear_ledger(url))
+        stand.wait(stand.book.clear_ledger("wss://unknown.example"))
+        assert stand.wait(stand.book.ledger(url, [bytes(32)])) == {}
+        assert stand.wait(stand.book.residues(url)) == {}
+        assert stand.wait(stand.book.entries(url, Residue.UNFETCHABLE, 5)) == {}
+        assert stand.wait(stand.book.residues(other)) == {Residue.UNFETCHABLE: 1}
+        assert stand.wait(stand.book.peers()) == dict.fromkeys((url, other), PeerState(last_sync=3))
+        stand.wait(stand.book.write_ledger(url, {bytes(32): entry}, []))
+        assert stand.wait(stand.book.residues(url)) == {Residue.UNFETCHABLE: 1}
+
     def test_full_ledger_drops_what_is_next_to_be_retried(self, stand: Stand) -> None:
         url = "wss://a.example"
         entries = {

@@ -20,7 +20,15 @@ from zope.interface.verify import verifyObject
 
 from negd import __version__
 from negd.errors import StorageError
-from negd.interfaces import IPeerSync, Outcome, PeerState, PeerStatus, StoreStatistics, SyncProgress
+from negd.interfaces import (
+    IPeerSync,
+    Outcome,
+    PeerDescription,
+    PeerState,
+    PeerStatus,
+    StoreStatistics,
+    SyncProgress,
+)
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.messages import Eose, encode_request
 from negd.nostr.signing import Signer
@@ -62,6 +70,12 @@ class Peers:
 
     def state(self, url: str) -> PeerState | None:
         return self.states().get(url)
+
+    async def describe(self, url: str, entries: int) -> PeerDescription:
+        raise NotImplementedError
+
+    async def forget_ledger(self, url: str) -> int:
+        raise NotImplementedError
 
     def active(self) -> bool:
         return True

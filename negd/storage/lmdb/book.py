@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from struct import pack
 from typing import Any
 
@@ -99,6 +100,15 @@ class LmdbBook:
         found: dict[Residue, int] = await self._read(work)
         return found
 
+    async def entries(self, url: str, residue: Residue, most: int) -> dict[bytes, LedgerEntry]:
+        """See :meth:`IPeerBook.entries`."""
+
+        def work(txn: Transaction) -> dict[bytes, LedgerEntry]:
+            return dict(islice(_Ledger(txn, self._databases, url).due(residue), most))
+
+        found: dict[bytes, LedgerEntry] = await self._read(work)
+        return found
+
     async def write_ledger(
         self, url: str, entries: Mapping[bytes, LedgerEntry], settled: Sequence[bytes]
     ) -> None:
@@ -112,6 +122,14 @@ class LmdbBook:
                 ledger.drop(event_id)
             ledger.trim(self._max_entries)
             ledger.save_counts()
+
+        await self._write(work)
+
+    async def clear_ledger(self, url: str) -> None:
+        """See :meth:`IPeerBook.clear_ledger`."""
+
+        def work(txn: Transaction, _: Changes) -> None:
+            _Ledger(txn, self._databases, url).clear()
 
         await self._write(work)
 
@@ -129,6 +147,13 @@ class _Ledger:
         """What is written of an event."""
         value = self._txn.get(self._key + event_id, db=self._databases.ledger)
         return None if value is None else _entry.decode(value)
+
+    def due(self, residue: Residue) -> Iterator[tuple[bytes, LedgerEntry]]:
+        """The entries of one reason, those next to be retried first."""
+        ids = (key[-32:] for key in self._keys(self._databases.ledger_due))
+        entries = ((event_id, self.get(event_id)) for event_id in ids)
+        wanted = ((i, entry) for i, entry in entries if entry and entry.residue is residue)
+        return islice(wanted, self.counts.get(residue, 0))  # and no look at what comes after them
 
     def put(self, event_id: bytes, entry: LedgerEntry) -> None:
         """Add or replace an entry."""
