@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.negd-installed
 TESTABLE := $(VENV)/.negd-testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo lint protos bench oldest news clean
+.PHONY: help run test demo lint protos bench simulate oldest news clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,10 @@ lint: $(TESTABLE) ## check style and types
 
 protos: $(TESTABLE) ## write the generated modules of protos/ anew
 	$(BIN)/python protos/generate.py
+
+SEEDS ?= 1000
+simulate: $(INSTALLED) ## let a thousand simulated networks fail and heal; SEEDS=N for other counts
+	$(BIN)/python -m negd.testing.simulation $(SEEDS)
 
 bench: $(VENV)/.negd-bench ## measure, and keep the figures under benchmarks/results
 	$(BIN)/python -m benchmarks $(SUITES)

@@ -34,10 +34,11 @@ class MemoryNode:
         clock: Clock,
         settings: SyncSettings | None = None,
         sessions: SessionSettings | None = None,
+        storage: MemoryStorage | None = None,
     ) -> None:
         self.url = url
         self.clock = clock
-        self.storage = MemoryStorage(clock)
+        self.storage = storage or MemoryStorage(clock)
         self.backend = memory_backend(clock, store=self.storage.events, sessions=sessions)
         self.served: list[ConversationPeer] = []
         dialer.peers[url] = self.serve
