@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
+from negd.nostr.document import RelayDocument
 from negd.nostr.messages import InvalidMessage, decode_relay
 from negd.settings import EndpointSettings, IntakeSettings, SessionSettings
 from negd.storage.memory import MemoryStore
@@ -179,6 +180,7 @@ class MemoryDialer:
     :param peers: by canonical URL, what makes the peer of a new link, or the error that dialing
         it raises.
     :param latency: seconds that messages take, drawn for each turn of a link.
+    :ivar documents: what peers say of themselves, by canonical URL.
     :ivar links: every link that was dialed, in order.
     """
 
@@ -189,6 +191,7 @@ class MemoryDialer:
         latency: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.peers = dict(peers)
+        self.documents: dict[str, RelayDocument] = {}
         self.links: list[MemoryLink] = []
         self._clock = clock
         self._latency = latency
@@ -202,6 +205,11 @@ class MemoryDialer:
         link = MemoryLink(url, listener, make(), self._clock, self._latency)
         self.links.append(link)
         return link
+
+    async def describe(self, url: str) -> RelayDocument | None:
+        """See :meth:`IPeerDialer.describe`."""
+        await _turn(self._clock)
+        return self.documents.get(url)
 
 
 class ScriptedPeer:

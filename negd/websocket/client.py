@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -10,17 +10,8 @@ from autobahn.websocket.types import ConnectingRequest
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionRefusedError,
-    DNSLookupError,
-    TCPTimedOutError,
-    UserError,
-)
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
-from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.ssl import Certificate
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,17 +19,21 @@ from zope.interface import implementer
 from negd import __version__
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
+from negd.nostr.document import RelayDocument
 from negd.nostr.messages import InvalidMessage, decode_relay
 from negd.settings import SyncSettings
+from negd.websocket.information import ask_document
 from negd.websocket.pacing import PacedWebSocket
+from negd.websocket.routes import Routes, describe_failure, plainly_cancelled
 
 log = Logger()
-
-T = TypeVar("T")
 
 _PING_INTERVAL = 30.0
 _PING_TIMEOUT = 30.0
 _CLOSING = 5.0
+_DESCRIBED = 5.0
+"""Seconds a peer may take to say what it is."""
+
 _LARGEST_HEADER = 16_384
 _LONGEST_REASON = 200
 
@@ -223,7 +218,7 @@ class Dialer:
     ) -> None:
         self._reactor = reactor
         self._settings = settings
-        self._trust = trust
+        self._routes = Routes(reactor, settings.connect, trust)
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""
@@ -241,51 +236,30 @@ class Dialer:
 
     async def _open(self, place: SplitResult, factory: _LinkFactory) -> PeerLink:
         try:
-            link = await _plainly_cancelled(self._endpoint(place).connect(factory))
+            link = await plainly_cancelled(self._routes.to(place).connect(factory))
         except CancelledError:
             raise
         except Exception as error:
-            raise PeerError(_printable(_describe_failure(error, place))) from None
+            raise PeerError(_printable(describe_failure(error, place))) from None
         assert isinstance(link, PeerLink)
         await link.opened
         return link
 
-    def _endpoint(self, place: SplitResult) -> IStreamClientEndpoint:
-        host = place.hostname or ""
-        is_secure = place.scheme == "wss"
-        port = place.port or (443 if is_secure else 80)
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._settings.connect)
-        if not is_secure:
-            return endpoint
-        return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+    async def describe(self, url: str) -> RelayDocument | None:
+        """See :meth:`IPeerDialer.describe`."""
+        seconds = min(_DESCRIBED, self._settings.connect)
+        asking = Deferred.fromCoroutine(self._ask(url))
+        try:
+            return await plainly_cancelled(asking).addTimeout(seconds, self._reactor)
+        except CancelledError:
+            raise
+        except Exception as error:
+            log.debug("{url} does not describe itself: {error}", url=url, error=error)
+            return None
 
-
-def _plainly_cancelled(connecting: Deferred[T]) -> Deferred[T]:
-    """The same, but cancelling it fails it with CancelledError: endpoints each fail otherwise."""
-
-    def cancel(_: object) -> None:
-        outcome.errback(CancelledError())
-        connecting.cancel()
-
-    def pass_on(result: T | Failure) -> None:
-        if not outcome.called:
-            outcome.callback(result)
-
-    outcome: Deferred[T] = Deferred(cancel)
-    connecting.addBoth(pass_on)
-    return outcome
-
-
-def _describe_failure(error: Exception, place: SplitResult) -> str:
-    if isinstance(error, DNSLookupError):
-        return f"no address found for {place.hostname}"
-    if isinstance(error, ConnectionRefusedError):
-        return f"{place.netloc} refuses connections"
-    if isinstance(error, TCPTimedOutError | UserError):
-        return f"{place.netloc} does not answer"
-    if isinstance(error, ConnectError):
-        return f"{place.netloc} cannot be reached: {error.osError or error}"
-    return f"{place.netloc} cannot be dialed: {error}"
+    async def _ask(self, url: str) -> RelayDocument | None:
+        place = urlsplit(url)
+        return await ask_document(place, self._routes.to(place), self._reactor)
 
 
 def _describe_tls(error: BaseException) -> str:
