@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from negd.reconcile import RecordSet
+import numpy as np
+
+from negd.reconcile import RECORD_SIZE, RecordSet
 
 LATEST = 2**64 - 1
 """No record is of a later second than this."""
@@ -25,10 +27,17 @@ def newest_first(records: RecordSet, after: bytes | None, most: int) -> list[byt
         begin, end = records.find(second, after[8:]), records.find(second + 1, b"")
         if begin < end and records.record(begin) == after:
             begin += 1
-        found = [records.record(at) for at in range(begin, min(end, begin + most))]
+        found = _rows(records, begin, min(end, begin + most))
         end = records.find(second, b"")
-    while end and len(found) < most:
-        begin = records.find(int.from_bytes(records.record(end - 1)[:8], "big"), b"")
-        found += [records.record(at) for at in range(begin, min(end, begin + most - len(found)))]
-        end = begin
+    most -= len(found)
+    if most > 0 and end > 0:
+        oldest = int.from_bytes(records.record(max(0, end - most))[:8], "big")
+        begin, rest = records.find(oldest, b""), min(end, records.find(oldest + 1, b""))
+        found += sorted(_rows(records, rest, end), key=listing_key)
+        found += _rows(records, begin, min(rest, begin + most - (end - rest)))
     return found
+
+
+def _rows(records: RecordSet, begin: int, end: int) -> list[bytes]:
+    data = records.rows(np.arange(begin, max(begin, end))).tobytes()
+    return [data[at : at + RECORD_SIZE] for at in range(0, len(data), RECORD_SIZE)]

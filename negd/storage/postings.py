@@ -17,6 +17,13 @@ KEY = np.dtype(f"S{RECORD_SIZE}")
 EMPTY: Records = np.empty(0, KEY)
 
 
+def sorted_records(rows: npt.NDArray[np.uint8], single: bool) -> Records:
+    """Rows of 40 bytes as sorted, distinct records; a ``single`` list is sorted as it is."""
+    if not single:
+        rows = RecordSet.from_records(rows).to_array()
+    return np.ascontiguousarray(rows).reshape(-1).view(KEY)
+
+
 def between(records: Records, since: int | None, until: int | None) -> Records:
     """Those with ``since <= created_at <= until``; None is no bound."""
     lo = 0 if since is None else _first_at(records, since)

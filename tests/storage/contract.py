@@ -99,8 +99,8 @@ def assert_answers(stand: Stand, kept: Sequence[Event], wanted: Filter, page: in
     assert stand.wait(stand.events.count(wanted)) == len(limited)
 
 
-class StorageContract:
-    """The promises."""
+class AnswersContract:
+    """The promises about filters, for storages that find answers in more than one way."""
 
     def opened(self) -> AbstractContextManager[Stand]:
         """An empty storage at ``NOW``, closed at the end of the context."""
@@ -110,6 +110,129 @@ class StorageContract:
     def stand(self) -> Iterable[Stand]:
         with self.opened() as stand:
             yield stand
+
+    @many_stores
+    @given(data=st.data())
+    def test_histories_end_as_the_naive_relay_says(self, data: st.DataObject) -> None:
+        expirations = (NOW, NOW + 5, NOW + 10)
+        history = data.draw(strategies.histories(expirations))
+        relay = NaiveRelay(NOW)
+        with self.opened() as stand:
+            while history:
+                size = data.draw(st.integers(1, len(history)))
+                batch, history = history[:size], history[size:]
+                assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
+                stand.clock.rightNow += data.draw(st.sampled_from((0, 0, 5)))
+                relay.now = stand.clock.rightNow
+                assert stand.ids() == set(relay.kept())
+            kept = list(relay.kept().values())
+            for _ in range(6):
+                wanted = data.draw(strategies.filters(kept))
+                assert_answers(stand, kept, wanted, data.draw(st.integers(1, 4)))
+            stand.assert_sound()
+
+    def test_any_filter_over_one_store(self, stand: Stand) -> None:
+        relay = NaiveRelay(NOW)
+
+        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+        @given(history=strategies.histories(most=20))
+        def fill(history: list[Event]) -> None:
+            for event in history:
+                relay.offer(event)
+            stand.ingest(*history)
+
+        fill()
+        kept = list(relay.kept().values())
+        assert stand.ids() == set(relay.kept())
+
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+        @given(wanted=strategies.filters(kept[:10]), page=st.integers(1, 40))
+        def ask(wanted: Filter, page: int) -> None:
+            assert_answers(stand, kept, wanted, page)
+
+        ask()
+        stand.assert_sound()
+
+    def test_realistic_events(self, stand: Stand) -> None:
+        events = list(sample_events(1500, authors=12, until=NOW))
+        relay = NaiveRelay(NOW)
+        for start in range(0, len(events), 400):
+            batch = events[start : start + 400]
+            assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
+        kept = list(relay.kept().values())
+        author, other = (bytes.fromhex(event.pubkey) for event in events[:2])
+        for wanted in (
+            EVERYTHING,
+            Filter.build(limit=7),
+            Filter.build(since=NOW - 3000, until=NOW - 900),
+            Filter.build(kinds=[1]),
+            Filter.build(kinds=[1, 7], until=NOW - 900, limit=20),
+            Filter.build(kinds=range(100)),
+            Filter.build(authors=[author, other]),
+            Filter.build(authors=[author], kinds=[7, 1, 5]),
+            Filter.build(authors=[author], kinds=range(50)),
+            Filter.build(tags={"t": ["nostr", "art"]}),
+            Filter.build(tags={"t": ["nostr"], "p": [author.hex()]}),
+            Filter.build(tags={"t": ["nostr"]}, kinds=[1], since=NOW - 3000),
+            Filter.build(ids=[event.id_bytes for event in events[::100]]),
+            Filter.build(ids=[event.id_bytes for event in events[::100]], kinds=[1]),
+        ):
+            assert_answers(stand, kept, wanted, page=100)
+        stand.assert_sound()
+
+    def test_real_events(self, stand: Stand, real_events: list[Event]) -> None:
+        relay = NaiveRelay(NOW)
+        for start in range(0, len(real_events), 100):
+            batch = real_events[start : start + 100]
+            assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
+        kept = relay.kept()
+        assert len(kept) > 300
+        assert stand.wait(stand.events.fetch(list(kept))) == {
+            event_id: event.encode() for event_id, event in kept.items()
+        }
+        for kind in {event.kind for event in real_events}:
+            assert_answers(stand, list(kept.values()), Filter.build(kinds=[kind]), page=50)
+        assert_answers(stand, list(kept.values()), EVERYTHING, page=50)
+        stand.assert_sound()
+
+    def test_limit_keeps_the_newest(self, stand: Stand) -> None:
+        events = [note(NOW + n // 3, content=str(n)) for n in range(30)]
+        stand.ingest(*events)
+        for limit in (0, 1, 2, 10, 30, 31):
+            for kinds in (None, [1]):
+                wanted = Filter.build(kinds=kinds, limit=limit)
+                assert stand.ids(wanted) == set(in_order(events)[:limit])
+
+    def test_pages_go_on_after_a_record_that_is_gone(self, stand: Stand) -> None:
+        events = [note(NOW + n // 3, content=str(n)) for n in range(12)]
+        stand.ingest(*events)
+        for wanted in (EVERYTHING, Filter.build(kinds=[1])):
+            first = stand.wait(stand.events.query(wanted, None, 5))
+            assert first.last is not None
+            missing = first.last[:-1] + bytes([first.last[-1] ^ 1])
+            rest = stand.wait(stand.events.query(wanted, missing, 50))
+            found = [decode(event) for event in first.events + rest.events]
+            assert set(in_order(found)) == set(in_order(events))
+            assert rest.last is None
+
+    def test_extreme_timestamps(self, stand: Stand) -> None:
+        zero, last = note(0, content="first"), note(MAX_TIMESTAMP, content="last")
+        stand.ingest(zero, last)
+        for wanted in (
+            EVERYTHING,
+            Filter.build(since=0, until=0),
+            Filter.build(since=1),
+            Filter.build(since=MAX_TIMESTAMP, until=2**64 - 1),
+            Filter.build(since=MAX_TIMESTAMP + 1),
+            Filter.build(since=2**64 - 1, until=2**64 - 1, kinds=[1]),
+            Filter.build(kinds=[1], until=MAX_TIMESTAMP - 1),
+            Filter.build(kinds=[1], since=5, until=4),
+        ):
+            assert_answers(stand, [zero, last], wanted, page=1)
+
+
+class StorageContract(AnswersContract):
+    """All promises."""
 
     def test_provides_its_interfaces(self, stand: Stand) -> None:
         assert verifyObject(IStorage, stand.storage)
@@ -325,127 +448,6 @@ class StorageContract:
         assert_answers(stand, staying, EVERYTHING)
         assert_answers(stand, staying, Filter.build(kinds=[1]))
         stand.assert_sound()
-
-    # --- filters --------------------------------------------------------------------------------
-
-    @many_stores
-    @given(data=st.data())
-    def test_histories_end_as_the_naive_relay_says(self, data: st.DataObject) -> None:
-        expirations = (NOW, NOW + 5, NOW + 10)
-        history = data.draw(strategies.histories(expirations))
-        relay = NaiveRelay(NOW)
-        with self.opened() as stand:
-            while history:
-                size = data.draw(st.integers(1, len(history)))
-                batch, history = history[:size], history[size:]
-                assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
-                stand.clock.rightNow += data.draw(st.sampled_from((0, 0, 5)))
-                relay.now = stand.clock.rightNow
-                assert stand.ids() == set(relay.kept())
-            kept = list(relay.kept().values())
-            for _ in range(6):
-                wanted = data.draw(strategies.filters(kept))
-                assert_answers(stand, kept, wanted, data.draw(st.integers(1, 4)))
-            stand.assert_sound()
-
-    def test_any_filter_over_one_store(self, stand: Stand) -> None:
-        relay = NaiveRelay(NOW)
-
-        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-        @given(history=strategies.histories(most=20))
-        def fill(history: list[Event]) -> None:
-            for event in history:
-                relay.offer(event)
-            stand.ingest(*history)
-
-        fill()
-        kept = list(relay.kept().values())
-        assert stand.ids() == set(relay.kept())
-
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
-        @given(wanted=strategies.filters(kept[:10]), page=st.integers(1, 40))
-        def ask(wanted: Filter, page: int) -> None:
-            assert_answers(stand, kept, wanted, page)
-
-        ask()
-        stand.assert_sound()
-
-    def test_realistic_events(self, stand: Stand) -> None:
-        events = list(sample_events(1500, authors=12, until=NOW))
-        relay = NaiveRelay(NOW)
-        for start in range(0, len(events), 400):
-            batch = events[start : start + 400]
-            assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
-        kept = list(relay.kept().values())
-        author, other = (bytes.fromhex(event.pubkey) for event in events[:2])
-        for wanted in (
-            EVERYTHING,
-            Filter.build(limit=7),
-            Filter.build(since=NOW - 3000, until=NOW - 900),
-            Filter.build(kinds=[1]),
-            Filter.build(kinds=[1, 7], until=NOW - 900, limit=20),
-            Filter.build(kinds=range(100)),
-            Filter.build(authors=[author, other]),
-            Filter.build(authors=[author], kinds=[7, 1, 5]),
-            Filter.build(authors=[author], kinds=range(50)),
-            Filter.build(tags={"t": ["nostr", "art"]}),
-            Filter.build(tags={"t": ["nostr"], "p": [author.hex()]}),
-            Filter.build(tags={"t": ["nostr"]}, kinds=[1], since=NOW - 3000),
-            Filter.build(ids=[event.id_bytes for event in events[::100]]),
-            Filter.build(ids=[event.id_bytes for event in events[::100]], kinds=[1]),
-        ):
-            assert_answers(stand, kept, wanted, page=100)
-        stand.assert_sound()
-
-    def test_real_events(self, stand: Stand, real_events: list[Event]) -> None:
-        relay = NaiveRelay(NOW)
-        for start in range(0, len(real_events), 100):
-            batch = real_events[start : start + 100]
-            assert stand.ingest(*batch) == [relay.offer(event) for event in batch]
-        kept = relay.kept()
-        assert len(kept) > 300
-        assert stand.wait(stand.events.fetch(list(kept))) == {
-            event_id: event.encode() for event_id, event in kept.items()
-        }
-        for kind in {event.kind for event in real_events}:
-            assert_answers(stand, list(kept.values()), Filter.build(kinds=[kind]), page=50)
-        assert_answers(stand, list(kept.values()), EVERYTHING, page=50)
-        stand.assert_sound()
-
-    def test_limit_keeps_the_newest(self, stand: Stand) -> None:
-        events = [note(NOW + n // 3, content=str(n)) for n in range(30)]
-        stand.ingest(*events)
-        for limit in (0, 1, 2, 10, 30, 31):
-            for kinds in (None, [1]):
-                wanted = Filter.build(kinds=kinds, limit=limit)
-                assert stand.ids(wanted) == set(in_order(events)[:limit])
-
-    def test_pages_go_on_after_a_record_that_is_gone(self, stand: Stand) -> None:
-        events = [note(NOW + n // 3, content=str(n)) for n in range(12)]
-        stand.ingest(*events)
-        for wanted in (EVERYTHING, Filter.build(kinds=[1])):
-            first = stand.wait(stand.events.query(wanted, None, 5))
-            assert first.last is not None
-            missing = first.last[:-1] + bytes([first.last[-1] ^ 1])
-            rest = stand.wait(stand.events.query(wanted, missing, 50))
-            found = [decode(event) for event in first.events + rest.events]
-            assert set(in_order(found)) == set(in_order(events))
-            assert rest.last is None
-
-    def test_extreme_timestamps(self, stand: Stand) -> None:
-        zero, last = note(0, content="first"), note(MAX_TIMESTAMP, content="last")
-        stand.ingest(zero, last)
-        for wanted in (
-            EVERYTHING,
-            Filter.build(since=0, until=0),
-            Filter.build(since=1),
-            Filter.build(since=MAX_TIMESTAMP, until=2**64 - 1),
-            Filter.build(since=MAX_TIMESTAMP + 1),
-            Filter.build(since=2**64 - 1, until=2**64 - 1, kinds=[1]),
-            Filter.build(kinds=[1], until=MAX_TIMESTAMP - 1),
-            Filter.build(kinds=[1], since=5, until=4),
-        ):
-            assert_answers(stand, [zero, last], wanted, page=1)
 
     # --- sizes and odd text ---------------------------------------------------------------------
 

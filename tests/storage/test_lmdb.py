@@ -23,7 +23,7 @@ from negd.storage.lmdb.shelf import number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
-from tests.storage.contract import LIMIT, NOW, Stand, StorageContract, note
+from tests.storage.contract import LIMIT, NOW, AnswersContract, Stand, StorageContract, note
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,14 +54,18 @@ def run_python(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-class TestLmdb(StorageContract):
+class InAFolder:
     @contextmanager
     def opened(self) -> Iterator[Stand]:
         with TemporaryDirectory() as folder, opened(folder) as stand:
             yield stand
 
 
-class TestLmdbWalkingLists(TestLmdb):
+class TestLmdb(InAFolder, StorageContract):
+    pass
+
+
+class TestLmdbWalkingLists(InAFolder, AnswersContract):
     """The same answers come from long lists, which are walked over from their newest records."""
 
     @pytest.fixture(autouse=True)
@@ -69,14 +73,16 @@ class TestLmdbWalkingLists(TestLmdb):
         monkeypatch.setattr(reader, "_WHOLE", 0)
         monkeypatch.setattr(reader, "_PATIENCE", 3)
         monkeypatch.setattr(reader, "_FEW_KINDS", 1)
+        monkeypatch.setattr(reader, "_STEPS", 1)
 
 
-class TestLmdbIntersectingLists(TestLmdb):
+class TestLmdbIntersectingLists(InAFolder, AnswersContract):
     """The same answers come from lists alone, without a look at the events."""
 
     @pytest.fixture(autouse=True)
     def looking_is_dear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reader, "_CHECKS", 1e9)
+        monkeypatch.setattr(reader, "_STEPS", 1e9)
 
 
 # --- files --------------------------------------------------------------------------------------

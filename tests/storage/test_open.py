@@ -44,7 +44,7 @@ def test_memory_takes_no_argument() -> None:
 
 def test_summaries_are_one_line_each() -> None:
     summaries = store_summaries()
-    assert [summary.split(":")[0] for summary in summaries] == ["lmdb", "memory"]
+    assert {"lmdb", "memory"} <= {summary.split(":")[0] for summary in summaries}
     assert not any("\n" in summary for summary in summaries)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from negd.storage.postings import (
     between,
     difference,
     intersection,
+    sorted_records,
     to_set,
 )
 
@@ -36,6 +37,9 @@ _FEW_KINDS = 16
 
 _CHECKS = 10
 """To look at an event costs about as much as to read that many records of a posting list."""
+
+_STEPS = 16
+"""To go from record to record costs as much as to read that many of a whole list."""
 
 _WHOLE = 5000
 """Records that are read at once rather than walked over from the newest."""
@@ -260,22 +264,45 @@ class _View:
         """All records of the lists within the filter's bounds."""
         if not condition.keys:
             return EMPTY
+        if wanted.since is not None:
+            few = self._read_since(condition, wanted, wanted.since)
+            if few is not None:
+                return few
         cursor = self._txn.cursor(condition.database)
         data = cursor.getmulti(
             condition.keys, dupdata=True, dupfixed_bytes=RECORD_SIZE, keyfixed=True
         )
         pairs = np.frombuffer(data, np.uint8).reshape(-1, len(condition.keys[0]) + RECORD_SIZE)
-        rows = np.ascontiguousarray(pairs[:, -RECORD_SIZE:])
-        records = rows.reshape(-1).view(KEY)
-        if len(condition.keys) > 1:
-            records = np.unique(records)
+        records = sorted_records(pairs[:, -RECORD_SIZE:], single=len(condition.keys) == 1)
         return between(records, wanted.since, wanted.until)
+
+    def _read_since(self, condition: _Condition, wanted: Filter, since: int) -> Records | None:
+        """As :meth:`_read`, one record after another; None where that are too many."""
+        last = LATEST if wanted.until is None else wanted.until
+        most = int(condition.size // _STEPS)
+        found: list[bytes] = []
+        cursor = self._txn.cursor(condition.database)
+        for key in condition.keys:
+            if not cursor.set_range_dup(key, _first_of(since)):
+                continue
+            for record in islice(cursor.iternext_dup(), most + 1 - len(found)):
+                if int.from_bytes(record[:8], "big") > last:
+                    break
+                found.append(record)
+            if len(found) > most:
+                return None
+        rows = np.frombuffer(b"".join(found), np.uint8).reshape(-1, RECORD_SIZE)
+        return sorted_records(rows, single=len(condition.keys) == 1)
+
+
+def _first_of(second: int) -> bytes:
+    """No record of that second or a later one is below this."""
+    return number_key(second) + bytes(32)
 
 
 def _backwards(cursor: Cursor, key: bytes, last: int) -> Iterator[bytes]:
     """One list's records from the end of second ``last`` backwards."""
-    beyond = number_key(last + 1) + bytes(32) if last < LATEST else None
-    if beyond is not None and cursor.set_range_dup(key, beyond):
+    if last < LATEST and cursor.set_range_dup(key, _first_of(last + 1)):
         found = cursor.prev_dup()
     else:
         found = cursor.set_key(key) and cursor.last_dup()
