@@ -57,6 +57,16 @@ def to_proto(wanted: Filter) -> common.Filter:
     )
 
 
+def since_at_least(wanted: Filter, since: int) -> Filter:
+    """The filter with its ``since`` raised to a request's; 0 changes nothing.
+
+    :raises InvalidFilter: it is negative.
+    """
+    if since < 0:
+        raise InvalidFilter("since is negative")
+    return wanted.since_at_least(since or None)
+
+
 def _ids(name: str, values: Iterable[bytes]) -> list[bytes] | None:
     found = list(values)
     if any(len(value) != _ID_SIZE for value in found):

@@ -13,10 +13,13 @@ from twisted.internet.threads import deferToThreadPool
 
 from negd.control.address import Address
 from negd.control.bridge import Bridge
+from negd.control.gen.negd.control.v1.service_pb2_grpc import add_ControlServiceServicer_to_server
 from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import (
     add_NegentropyServiceServicer_to_server,
 )
+from negd.control.operators import OperatorServicer
 from negd.control.servicer import Servicer
+from negd.control.syncs import Syncs
 from negd.errors import ConfigError
 from negd.interfaces import IPeerSync, ISessions
 from negd.settings import ControlSettings
@@ -69,15 +72,12 @@ class ControlService(Service):
         bridge = Bridge(self._reactor, self._settings.deadline)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="control")
         server = self._make_server(pool, workers)
-        servicer = Servicer(
-            bridge,
-            self._sessions,
-            self._peers,
-            self._ready,
-            streams=workers // 2,
-            max_message=self._settings.max_message,
+        syncs = Syncs(bridge, self._peers, workers // 2)
+        largest = self._settings.max_message
+        add_NegentropyServiceServicer_to_server(
+            Servicer(bridge, self._sessions, self._peers, self._ready, syncs, largest), server
         )
-        add_NegentropyServiceServicer_to_server(servicer, server)
+        add_ControlServiceServicer_to_server(OperatorServicer(bridge, self._peers, syncs), server)
         self.address = str(_bind(server, address))
         server.start()
         self._server, self._bridge, self._pool = server, bridge, pool

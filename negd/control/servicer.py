@@ -7,29 +7,23 @@ call itself or in negd.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from functools import wraps
-from threading import BoundedSemaphore
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import grpc
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from negd.control import filters
-from negd.control.bridge import Abandoned, Bridge, Expired, Stopping
+from negd.control.bridge import Bridge
+from negd.control.calls import faults, in_reactor
 from negd.control.gen.orlysync.common.v1 import types_pb2 as common
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import NegentropyServiceServicer
-from negd.errors import ConfigError, LimitReached, NegdError, RemoteError, Unknown
+from negd.control.syncs import Syncs
+from negd.errors import NegdError, RemoteError
 from negd.interfaces import IPeerSync, ISessions, PeerState, SyncProgress
-from negd.nostr.filter import Filter
 from negd.nostr.messages import MAX_SUBSCRIPTION
 from negd.reconcile import Step
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 NegResponse = TypeVar("NegResponse", proto.NegOpenResponse, proto.NegMsgResponse)
 
 MAX_CONNECTION = 256
@@ -38,39 +32,12 @@ MAX_CONNECTION = 256
 _UNNAMED = "unnamed"
 """Stands for an empty connection id, which to ``ISessions.close`` means every connection."""
 
-_STATUSES: list[tuple[type[NegdError], grpc.StatusCode]] = [
-    (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
-    (RemoteError, grpc.StatusCode.INVALID_ARGUMENT),
-    (Unknown, grpc.StatusCode.NOT_FOUND),
-    (LimitReached, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (Expired, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (Stopping, grpc.StatusCode.UNAVAILABLE),
-    (Abandoned, grpc.StatusCode.CANCELLED),
-    (NegdError, grpc.StatusCode.INTERNAL),
-]
-
-_log = Logger()
-
-
-def _in_reactor(
-    method: Callable[[Servicer, Request], Coroutine[Deferred[Any], Any, Response]],
-) -> Callable[[Servicer, Request, grpc.ServicerContext], Response]:
-    """A gRPC handler that has ``method`` run in the reactor thread."""
-
-    @wraps(method)
-    def handler(self: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
-        with _faults(context):
-            return self._bridge.call(context, lambda: method(self, request))
-
-    return handler
-
 
 class Servicer(NegentropyServiceServicer):
     """The calls, over the services that do the work.
 
     :param ready: whether everything behind the service runs; called in the reactor thread.
-    :param streams: syncs with progress that may run at a time, so that they leave pool threads
-        for everything else.
+    :param syncs: runs those with progress.
     :param max_message: bytes of one response.
     """
 
@@ -80,28 +47,28 @@ class Servicer(NegentropyServiceServicer):
         sessions: ISessions,
         peers: IPeerSync,
         ready: Callable[[], bool],
-        streams: int,
+        syncs: Syncs,
         max_message: int,
     ) -> None:
-        self._bridge = bridge
+        self.bridge = bridge
         self._sessions = sessions
         self._peers = peers
         self._ready = ready
-        self._streams = BoundedSemaphore(streams)
+        self._syncs = syncs
         self._max_message = max_message
 
     # --- the service itself ---------------------------------------------------------------------
 
-    @_in_reactor
+    @in_reactor
     async def Ready(self, request: common.Empty) -> common.ReadyResponse:
         return common.ReadyResponse(ready=self._ready())
 
-    @_in_reactor
+    @in_reactor
     async def Start(self, request: common.Empty) -> common.Empty:
         self._peers.resume_background()
         return common.Empty()
 
-    @_in_reactor
+    @in_reactor
     async def Stop(self, request: common.Empty) -> common.Empty:
         self._peers.pause_background()
         return common.Empty()
@@ -111,13 +78,13 @@ class Servicer(NegentropyServiceServicer):
     def HandleNegOpen(
         self, request: proto.NegOpenRequest, context: grpc.ServicerContext
     ) -> proto.NegOpenResponse:
-        with _faults(context):
+        with faults(context):
             try:
                 connection, subscription = _session_key(request)
                 wanted = filters.from_proto(request.filter)
             except NegdError as error:
                 return proto.NegOpenResponse(error=error.answer)
-            return self._bridge.call(
+            return self.bridge.call(
                 context,
                 lambda: self._answer(
                     proto.NegOpenResponse,
@@ -125,7 +92,7 @@ class Servicer(NegentropyServiceServicer):
                 ),
             )
 
-    @_in_reactor
+    @in_reactor
     async def HandleNegMsg(self, request: proto.NegMsgRequest) -> proto.NegMsgResponse:
         try:
             connection, subscription = _session_key(request)
@@ -140,12 +107,12 @@ class Servicer(NegentropyServiceServicer):
         except NegdError as error:
             return response(error=error.answer)
 
-    @_in_reactor
+    @in_reactor
     async def HandleNegClose(self, request: proto.NegCloseRequest) -> common.Empty:
         self._sessions.close(request.connection_id or _UNNAMED, request.subscription_id)
         return common.Empty()
 
-    @_in_reactor
+    @in_reactor
     async def ListSessions(self, request: common.Empty) -> proto.ListSessionsResponse:
         return proto.ListSessionsResponse(
             sessions=[
@@ -160,28 +127,28 @@ class Servicer(NegentropyServiceServicer):
             ]
         )
 
-    @_in_reactor
+    @in_reactor
     async def CloseSession(self, request: proto.CloseSessionRequest) -> common.Empty:
         self._sessions.close(request.connection_id, request.subscription_id)
         return common.Empty()
 
     # --- peers ----------------------------------------------------------------------------------
 
-    @_in_reactor
+    @in_reactor
     async def GetPeers(self, request: common.Empty) -> proto.PeersResponse:
         return proto.PeersResponse(peers=self._peers.peers())
 
-    @_in_reactor
+    @in_reactor
     async def AddPeer(self, request: proto.AddPeerRequest) -> common.Empty:
         await self._peers.add(request.peer_url)
         return common.Empty()
 
-    @_in_reactor
+    @in_reactor
     async def RemovePeer(self, request: proto.RemovePeerRequest) -> common.Empty:
         await self._peers.remove(request.peer_url)
         return common.Empty()
 
-    @_in_reactor
+    @in_reactor
     async def GetSyncStatus(self, request: common.Empty) -> proto.SyncStatusResponse:
         states = self._peers.states()
         return proto.SyncStatusResponse(
@@ -191,7 +158,7 @@ class Servicer(NegentropyServiceServicer):
             peer_states=[_peer_state(url, state) for url, state in sorted(states.items())],
         )
 
-    @_in_reactor
+    @in_reactor
     async def GetPeerSyncState(
         self, request: proto.PeerSyncStateRequest
     ) -> proto.PeerSyncStateResponse:
@@ -209,54 +176,17 @@ class Servicer(NegentropyServiceServicer):
             await self._peers.trigger(request.peer_url or None, wanted)
             return common.Empty()
 
-        with _faults(context):
+        with faults(context):
             wanted = filters.from_proto(request.filter)
-            return self._bridge.call(context, trigger)
+            return self.bridge.call(context, trigger)
 
     def SyncWithPeer(
         self, request: proto.SyncPeerRequest, context: grpc.ServicerContext
     ) -> Iterator[proto.SyncProgress]:
-        async def sync(tell: Callable[[SyncProgress], None]) -> SyncProgress:
-            return await self._peers.sync(request.peer_url, wanted, tell)
-
-        with _faults(context), self._one_stream():
-            wanted = _since(request, filters.from_proto(request.filter))
-            last = SyncProgress(request.peer_url)
-            try:
-                for progress in self._bridge.stream(context, sync):
-                    if not progress.complete:
-                        yield _progress(progress)
-                    last = progress
-            except (ConfigError, Abandoned, Stopping):
-                raise
-            except NegdError as error:
-                yield _progress(last, error=error.text)
-            except CancelledError:
-                yield _progress(last, error="the sync was cancelled")
-            else:
-                yield _progress(last, complete=True)
-
-    @contextmanager
-    def _one_stream(self) -> Iterator[None]:
-        if not self._streams.acquire(blocking=False):
-            raise LimitReached("too many syncs with progress are running; try later")
-        try:
-            yield
-        finally:
-            self._streams.release()
-
-
-@contextmanager
-def _faults(context: grpc.ServicerContext) -> Iterator[None]:
-    """Answer what is raised with a status and one line; a surprise goes to the log."""
-    try:
-        yield
-    except NegdError as error:
-        status = next(status for kind, status in _STATUSES if isinstance(error, kind))
-        context.abort(status, error.text)
-    except Exception:
-        _log.failure("a call of the control service failed")
-        context.abort(grpc.StatusCode.INTERNAL, "internal error, see the log")
+        with faults(context):
+            wanted = filters.from_proto(request.filter)
+            wanted = filters.since_at_least(wanted, request.since)
+            yield from self._syncs.stream(context, request.peer_url, wanted, _progress)
 
 
 def _session_key(request: proto.NegOpenRequest | proto.NegMsgRequest) -> tuple[str, str]:
@@ -290,19 +220,7 @@ def _fitting(response: type[NegResponse], step: Step, max_message: int) -> NegRe
     return response(message=message, have_ids=have, need_ids=need, complete=step.complete)
 
 
-def _since(request: proto.SyncPeerRequest, wanted: Filter) -> Filter:
-    """The filter with its ``since`` raised to the request's.
-
-    :raises RemoteError: it is negative.
-    """
-    if request.since < 0:
-        raise RemoteError("since is negative")
-    return wanted.since_at_least(request.since or None)
-
-
-def _progress(
-    progress: SyncProgress, *, complete: bool = False, error: str = ""
-) -> proto.SyncProgress:
+def _progress(progress: SyncProgress, error: str) -> proto.SyncProgress:
     return proto.SyncProgress(
         peer_url=progress.peer,
         round=progress.round,
@@ -310,7 +228,7 @@ def _progress(
         need_count=progress.need,
         fetched_count=progress.fetched,
         sent_count=progress.sent,
-        complete=complete,
+        complete=progress.complete,
         error=error,
     )
 

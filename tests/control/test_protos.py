@@ -11,6 +11,8 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from negd.control.gen import POOL
+from negd.control.gen.negd.control.v1 import service_pb2 as own
+from negd.control.gen.negd.control.v1 import service_pb2_grpc as own_grpc
 from negd.control.gen.orlysync.common.v1 import types_pb2 as common
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2_grpc
@@ -24,7 +26,11 @@ from tests.descriptors import (
 )
 
 ROOT = Path(__file__).parents[2]
-FILES = ["orlysync/common/v1/types.proto", "orlysync/negentropy/v1/service.proto"]
+FILES = [
+    "orlysync/common/v1/types.proto",
+    "orlysync/negentropy/v1/service.proto",
+    "negd/control/v1/service.proto",
+]
 
 NEGENTROPY = """
 rpc Ready(common.Empty) returns (common.ReadyResponse)
@@ -114,7 +120,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptorP
     return fresh_descriptors(FILES, tmp_path_factory.mktemp("protos"))
 
 
-@pytest.mark.parametrize("module", [common, proto], ids=FILES)
+def test_what_is_negds_own_is_in_a_service_of_its_own() -> None:
+    file = described(own)
+    assert (file.name, file.package) == (FILES[2], "negd.control.v1")
+    assert [service.name for service in file.service] == ["ControlService"]
+
+
+@pytest.mark.parametrize("module", [common, proto, own], ids=FILES)
 def test_the_generated_modules_are_fresh(
     module: object, fresh: dict[str, FileDescriptorProto]
 ) -> None:
@@ -122,26 +134,38 @@ def test_the_generated_modules_are_fresh(
     assert checked_in == fresh[checked_in.name], "stale: run `make protos`"
 
 
-def test_the_generated_stub_and_servicer_are_fresh(
-    fresh: dict[str, FileDescriptorProto],
+@pytest.mark.parametrize(
+    ("name", "servicer", "stub"),
+    [
+        (
+            FILES[1],
+            service_pb2_grpc.NegentropyServiceServicer,
+            service_pb2_grpc.NegentropyServiceStub,
+        ),
+        (FILES[2], own_grpc.ControlServiceServicer, own_grpc.ControlServiceStub),
+    ],
+    ids=FILES[1:],
+)
+def test_the_generated_stubs_and_servicers_are_fresh(
+    name: str, servicer: type, stub: type, fresh: dict[str, FileDescriptorProto]
 ) -> None:
-    methods = {method.name for method in fresh[FILES[1]].service[0].method}
-    servicer = service_pb2_grpc.NegentropyServiceServicer
-    assert {name for name in vars(servicer) if not name.startswith("_")} == methods
+    (service,) = fresh[name].service
+    methods = {method.name for method in service.method}
+    assert {method for method in vars(servicer) if not method.startswith("_")} == methods
+    prefix = f"/{fresh[name].package}.{service.name}/"
+    assert called_by(stub) == {prefix + method for method in methods}
 
-    prefix = "/orlysync.negentropy.v1.NegentropyService/"
-    assert called_by(service_pb2_grpc.NegentropyServiceStub) == {prefix + name for name in methods}
 
-
-@pytest.mark.parametrize("module", [common, proto], ids=FILES)
+@pytest.mark.parametrize("module", [common, proto, own], ids=FILES)
 def test_the_stubs_for_type_checkers_are_fresh(module: object) -> None:
     assert_has_typed_stubs(module)
 
 
 def test_another_copy_of_the_protos_can_live_in_the_same_process() -> None:
-    with pytest.raises(KeyError):
-        descriptor_pool.Default().FindFileByName(FILES[0])
-    POOL.FindFileByName(FILES[0])
+    for name in FILES:
+        with pytest.raises(KeyError):
+            descriptor_pool.Default().FindFileByName(name)
+        POOL.FindFileByName(name)
 
 
 def test_setup_asks_for_releases_that_the_generated_code_runs_on() -> None:
