@@ -314,6 +314,29 @@ class IStorage(Interface):
         """Finish what was accepted, then let go of files and connections."""
 
 
+class ILeases(Interface):
+    """Which of several nodes on one store does what only one of them should do.
+
+    An IStorage that nodes can share provides this too: ``ILeases(storage, None)`` asks for it.
+    A lease ends by itself, so a node that dies keeps the others out for no longer than that.
+    """
+
+    async def hold(name: str, seconds: float) -> bool:
+        """Take a lease, or keep it, for so long from now; False while another node has it.
+
+        A holder calls this again well before that time is over. It stops what the lease is for
+        when it is told False, and when the time is over without an answer.
+
+        :raises negd.errors.StorageError: it is not known who has it.
+        """
+
+    async def release(name: str) -> None:
+        """Give a lease back; one that another node has is no error.
+
+        :raises negd.errors.StorageError: it ends by itself.
+        """
+
+
 class IStoreFactory(Interface):
     """A kind of storage; a ``twisted.plugin`` provides it, so that other packages can add some.
 

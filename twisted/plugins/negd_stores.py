@@ -15,3 +15,9 @@ lmdb = StoreFactory(
     summary="lmdb:PATH   embedded database in the folder PATH, made where it is missing",
     opener="negd.storage.lmdb.store.open_lmdb",
 )
+
+redis = StoreFactory(
+    scheme="redis",
+    summary="redis:HOST:PORT   Redis or Valkey server that nodes share; options follow, see docs",
+    opener="negd.storage.redis.store.open_redis",
+)

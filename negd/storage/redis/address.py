@@ -128,7 +128,8 @@ def _with_option(address: ServerAddress, name: str, value: str) -> ServerAddress
     if name == "prefix" and _PREFIX.fullmatch(value):
         return replace(address, prefix=value)
     if name in ("user", "password-file", "authority", "certificate") and value:
-        return replace(address, **{name.replace("-", "_"): value})
+        given: dict[str, Any] = {name.replace("-", "_"): value}
+        return replace(address, **given)
     if name not in _EXPECTED:
         known = ", ".join(_EXPECTED)
         raise ConfigError(f"redis option {name!r} is none of the known: {known}")

@@ -7,7 +7,8 @@ without charset and number conversion, bytes in and bytes out.
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.resources import files
+from typing import Any, cast
 
 import txredisapi
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
@@ -19,11 +20,13 @@ from negd.errors import StorageError
 from negd.storage.redis.address import ServerAddress
 from negd.storage.redis.frames import frames
 
+_SCRIPT = files(__package__).joinpath("store.lua").read_bytes()
+
 REPLY_WITHIN = 10.0
 """Seconds after which a server that says nothing is taken for dead."""
 
-_TURNED_AWAY = ("READONLY", "MOVED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
-"""Answers that another connection, some time later, may not get."""
+_TURNED_AWAY = ("READONLY", "MOVED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "NOSCRIPT")
+"""Errors that another connection, some time later, may not get."""
 
 
 class Refused(StorageError):
@@ -63,7 +66,8 @@ class Link:
         self.lost = protocol.lost
         self._protocol = protocol
         self._reactor = reactor
-        self._keys = [f"{{{address.prefix}}}:".encode()]
+        self._prefix = f"{{{address.prefix}}}:".encode()
+        self._script = b""
         self._running: set[Deferred[Any]] = set()
 
     @classmethod
@@ -72,11 +76,11 @@ class Link:
 
         :raises StorageError: no connection, or a server that does not want us.
         """
-        factory = Factory.forProtocol(lambda: _Protocol(reactor))  # type: ignore[arg-type]
+        factory = Factory.forProtocol(lambda: _Protocol(reactor))
         factory.noisy = False
         endpoint, password = address.endpoint(reactor), address.password()
         try:
-            protocol = await endpoint.connect(factory)
+            protocol = cast(_Protocol, await endpoint.connect(factory))
         except (ConnectError, TimeoutError) as error:
             raise StorageError(f"{address}: {error}") from None
         link = cls(address, protocol, reactor)
@@ -87,10 +91,15 @@ class Link:
                 await link.command("AUTH", password)
             if address.database:
                 await link.command("SELECT", address.database)
+            link._script = await link.command("SCRIPT", "LOAD", _SCRIPT)
         except StorageError:
             link.abort()
             raise
         return link
+
+    def key(self, name: str) -> bytes:
+        """A key of ours, whole."""
+        return self._prefix + name.encode()
 
     def command(self, *words: object, within: float = REPLY_WITHIN) -> Deferred[Any]:
         """Send a command at once; its reply, in bytes, numbers and lists of them.
@@ -98,21 +107,16 @@ class Link:
         Fails with :class:`StorageError`: an error as :class:`Refused`, a lost connection, or no
         reply within so many seconds, which ends the connection.
         """
-        return self._sent(maybeDeferred(self._protocol.execute_command, *words), within)
-
-    def run(self, script: bytes, *arguments: object) -> Deferred[list[bytes]]:
-        """Run a Lua script, which finds in ``KEYS[1]`` what all our keys begin with.
-
-        Its reply is what Lua's ``framed`` makes; it fails as :meth:`command` does.
-        """
-        running = maybeDeferred(self._protocol.eval, script, self._keys, arguments)
-        return self._sent(running, REPLY_WITHIN).addCallback(frames)
-
-    def _sent(self, reply: Deferred[Any], within: float) -> Deferred[Any]:
+        reply = maybeDeferred(self._protocol.execute_command, *words)
         self._running.add(reply)
         reply.addTimeout(within, self._reactor)
         reply.addBoth(self._answered, reply)
         return reply
+
+    def run(self, command: str, *arguments: object) -> Deferred[list[bytes]]:
+        """Run a command of ``store.lua``; its reply. It fails as :meth:`command` does."""
+        words = (command, *arguments)
+        return self.command("EVALSHA", self._script, 1, self._prefix, *words).addCallback(frames)
 
     def _answered(self, result: Any, reply: Deferred[Any]) -> Any:
         self._running.discard(reply)
