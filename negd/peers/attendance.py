@@ -122,7 +122,8 @@ class Attendance:
                 raise
 
     async def _follow(self, opened: Contact) -> None:
-        listing, node = self._peer.listing, self._node
+        listing, document = self._peer.listing, self._peer.state.profile.document
+        node = self._node.keeping_to(document)
         ledger = Ledger(self._peer.ledger_book, listing.url, node.clock, node.settings.ledger_retry)
         await Tail(opened, node, listing.wanted, listing.direction, ledger, self._peer.count).run()
 

@@ -21,6 +21,11 @@ from negd.sync.run import SyncRun
 
 log = Logger()
 
+_DESCRIBED_FOR = 24 * 3600.0
+"""Seconds for which a peer's word on itself holds; after a failure it is asked again sooner."""
+
+_DESCRIBED_FOR_ON_FAILURE = 60.0
+
 
 class Peer:
     """A peer that is listed, or only visited for one sync.
@@ -70,7 +75,39 @@ class Peer:
         """
         if self.running is not None:
             raise LimitReached(f"a sync with {self.url} is already running")
-        run = SyncRun(
+        running = self.running = Deferred.fromCoroutine(self._run(wanted, progress))
+
+        def ended(result: SyncProgress | Failure) -> SyncProgress | Failure:
+            self.running = None
+            return result
+
+        return running.addBoth(ended)
+
+    async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
+        await self._line.acquire()
+        before = self.state.status
+        try:
+            self.state = replace(self.state, status=PeerStatus.SYNCING)
+            await self._get_described()
+            return await self._see_through(self._new_run(wanted, progress))
+        except CancelledError:
+            self.state = replace(self.state, status=before)
+            raise
+        finally:
+            self._line.release()
+
+    async def _get_described(self) -> None:
+        """Have the peer say what it is, where that is not known or may have changed."""
+        now, profile = self._node.clock.seconds(), self.state.profile
+        failed = self.state.consecutive_failures
+        age = now - profile.described_at
+        if age >= (_DESCRIBED_FOR_ON_FAILURE if failed else _DESCRIBED_FOR):
+            document = await self._node.dialer.describe(self.url) or profile.document
+            profile = replace(profile, document=document, described_at=now)
+            self.state = replace(self.state, profile=profile)
+
+    def _new_run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncRun:
+        return SyncRun(
             self._node,
             self.url,
             self.listing.narrowed(wanted),
@@ -79,22 +116,11 @@ class Peer:
             self.state.profile,
             progress,
         )
-        running = self.running = Deferred.fromCoroutine(self._run(run))
 
-        def ended(result: SyncProgress | Failure) -> SyncProgress | Failure:
-            self.running = None
-            return result
-
-        return running.addBoth(ended)
-
-    async def _run(self, run: SyncRun) -> SyncProgress:
-        await self._line.acquire()
-        before = self.state.status
+    async def _see_through(self, run: SyncRun) -> SyncProgress:
         try:
-            self.state = replace(self.state, status=PeerStatus.SYNCING)
             await run.run(self.contact)
         except CancelledError:
-            self.state = replace(self.state, status=before)
             raise
         except Exception as error:
             text = self._describe(error)
@@ -103,8 +129,6 @@ class Peer:
         else:
             await self._keep(replace(self._succeeded(run.progress.moved), profile=run.profile))
             return run.progress
-        finally:
-            self._line.release()
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, NegdError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 
 from negd.interfaces import IEventStore, IIntake, IPeerDialer
+from negd.nostr.document import RelayDocument
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
+from negd.sync.hints import suited
 from negd.sync.offload import Offload
 
 
@@ -26,3 +28,7 @@ class Node:
     clock: IReactorTime
     offload: Offload
     signer: Signer | None = None
+
+    def keeping_to(self, document: RelayDocument | None) -> Node:
+        """This node, as it syncs with a peer that says this of itself."""
+        return replace(self, settings=suited(self.settings, document))

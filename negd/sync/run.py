@@ -43,7 +43,7 @@ class SyncRun:
         profile: PeerProfile,
         report: Callable[[SyncProgress], None],
     ) -> None:
-        self._node = node
+        self._node = node = node.keeping_to(profile.document)
         self._url = url
         self._wanted = wanted
         self._direction = direction

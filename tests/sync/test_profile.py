@@ -158,5 +158,5 @@ def test_profiles_are_kept_with_the_state_of_a_listed_peer() -> None:
     drive(world.clock, world.ours.roster.add(THEIRS))
     kept = drive(world.clock, world.ours.storage.book.peers())[THEIRS].profile
     assert kept.nip77 is True
-    assert replace(kept, nip77=None, found_at=0) == PeerProfile()
+    assert replace(kept, nip77=None, found_at=0, described_at=0) == PeerProfile()
     drive(world.clock, world.ours.roster.stop())

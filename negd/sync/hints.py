@@ -1,0 +1,44 @@
+"""Keeping to the limits that a peer states, before it has to refuse anything (NIP-11)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from negd.nostr.document import RelayDocument
+from negd.settings import SyncSettings
+
+_ENVELOPE = 200
+"""Bytes of a message beside its ids or its negentropy: labels, names, brackets."""
+
+_ID = 67
+"""Bytes of an id in a REQ: 64 digits, quotes and a comma."""
+
+_SMALLEST_FRAME = 4096
+"""The least that reconciliation can do with (NIP-77)."""
+
+_NEGD = "negd"
+_NEGD_WINDOW = 1000
+"""EVENTs that negd itself may be sent unanswered: it stops reading, and drops none."""
+
+
+def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettings:
+    """The settings for a peer that says this of itself."""
+    if document is None:
+        return settings
+    in_flight, batch, frame = settings.fetch_in_flight, settings.fetch_batch, settings.frame_limit
+    if document.max_subscriptions is not None:  # one of them is the tail's
+        in_flight = min(in_flight, document.max_subscriptions - 1)
+    if document.max_limit is not None:
+        batch = min(batch, document.max_limit)
+    if document.max_message_length is not None:
+        room = document.max_message_length - _ENVELOPE
+        batch = min(batch, room // _ID)
+        frame = min(frame, max(_SMALLEST_FRAME, room // 2))  # hex doubles it
+    window = settings.upload_window
+    return msgspec.structs.replace(
+        settings,
+        fetch_in_flight=max(1, in_flight),
+        fetch_batch=max(1, batch),
+        frame_limit=frame,
+        upload_window=max(window, _NEGD_WINDOW) if document.software == _NEGD else window,
+    )

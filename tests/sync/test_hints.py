@@ -1,0 +1,105 @@
+"""A sync keeps to what the peer says of its limits, from its first message on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+
+from negd.interfaces import Direction, PeerProfile
+from negd.nostr.document import RelayDocument
+from negd.nostr.filter import EVERYTHING
+from negd.nostr.signing import Signer
+from negd.settings import SyncSettings
+from negd.sync.hints import suited
+from negd.sync.run import SyncRun
+from negd.testing.links import ConversationPeer, drive, settle
+from negd.testing.nodes import THEIRS, World, failure_of
+
+alice = Signer(b"\x01" * 32)
+events = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(2000)]
+OURS = SyncSettings()
+
+
+def run_of(world: World, document: RelayDocument) -> SyncRun:
+    profile = PeerProfile(document=document)
+    parts = world.ours.parts
+    return SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+
+
+def test_no_word_and_an_empty_word_change_nothing() -> None:
+    assert suited(OURS, None) == suited(OURS, RelayDocument()) == OURS
+
+
+def test_limits_beyond_ours_change_nothing() -> None:
+    generous = RelayDocument(max_message_length=10**9, max_subscriptions=10**9, max_limit=10**9)
+    assert suited(OURS, generous) == OURS
+
+
+limits = st.none() | st.integers(1, 10**6)
+
+
+@given(limits, limits, limits, st.sampled_from(["", "negd", "strfry"]))
+def test_whatever_is_stated_makes_settings_that_work(
+    length: int | None, subscriptions: int | None, limit: int | None, software: str
+) -> None:
+    said = RelayDocument(software, "", (), length, subscriptions, limit)
+    made = suited(OURS, said)
+    assert 1 <= made.fetch_batch <= OURS.fetch_batch
+    assert 1 <= made.fetch_in_flight <= OURS.fetch_in_flight
+    assert 4096 <= made.frame_limit <= OURS.frame_limit
+    assert made.upload_window == (1000 if software == "negd" else OURS.upload_window)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_stated_limits_are_kept_from_the_start(most: int) -> None:
+    world = World()
+    world.ours.hold(events[:1000])
+    world.theirs.hold(events[1000:])
+    said = RelayDocument(max_subscriptions=most, max_limit=50, max_message_length=10_000)
+    assert drive(world.clock, run_of(world, said).run()).complete
+    assert len(world.ours.held()) == len(world.theirs.held()) == 2000
+    asked, open_now, most_open = 0, set(), 0
+    for text in world.dialer.links[-1].sent:
+        assert len(text) <= 10_000
+        label, name, *rest = json.loads(text)
+        if label == "REQ":
+            assert 1 <= len(rest[0]["ids"]) <= 50
+            asked += 1
+            open_now.add(name)
+            most_open = max(most_open, len(open_now))
+        elif label == "CLOSE":
+            open_now.discard(name)
+    assert asked >= 20
+    assert most_open == max(1, most - 1)
+
+
+class NeverOk(ConversationPeer):
+    """Their node, which leaves events unanswered.
+
+    :ivar unanswered: how many.
+    """
+
+    unanswered = 0
+
+    def received(self, text: bytes) -> None:
+        if text.startswith(b'["EVENT"'):
+            self.unanswered += 1
+        else:
+            super().received(text)
+
+
+@pytest.mark.parametrize(("software", "unanswered"), [("negd", 1000), ("strfry", 64), ("", 64)])
+def test_negd_is_sent_more_events_at_a_time(software: str, unanswered: int) -> None:
+    world = World()
+    world.ours.hold(events)
+    peer = NeverOk(world.theirs.backend)
+    world.dialer.peers[THEIRS] = lambda: peer
+    running = Deferred.fromCoroutine(run_of(world, RelayDocument(software=software)).run())
+    settle(world.clock)
+    assert peer.unanswered == unanswered
+    running.cancel()
+    assert isinstance(failure_of(running), CancelledError)
