@@ -24,12 +24,17 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class RelaySettings(Section, frozen=True):
-    """What the NIP-11 document says of this relay."""
+    """Who this relay is: what its NIP-11 document says, and the key it signs with.
+
+    :ivar key_file: path of a file with 64 hex digits, the secret key that answers peers who ask
+        who we are (NIP-42); nothing for no answer.
+    """
 
     name: str = "negd"
     description: str = "A relay mirror that keeps itself equal with its peers."
     contact: str = ""
     pubkey: str = ""
+    key_file: str = ""
 
 
 class EndpointSettings(Section, frozen=True):

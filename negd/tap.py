@@ -8,6 +8,7 @@ import sys
 from random import SystemRandom
 from typing import Any, ClassVar, NoReturn, cast
 
+import msgspec
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -20,10 +21,11 @@ from negd import __version__, config
 from negd.control.server import ControlService
 from negd.errors import ConfigError
 from negd.interfaces import IEventStore, IPeerSync
+from negd.keys import read_key
 from negd.peers.listing import listing_of
 from negd.peers.roster import Roster
 from negd.service import Daemon, Undoing, give_up, stop_on
-from negd.settings import Settings
+from negd.settings import RelaySettings, Settings
 from negd.storage import open_store, store_summaries
 from negd.sync.intake import Intake
 from negd.sync.node import Node
@@ -133,7 +135,7 @@ class House:
     """The rooms, opened in order, one handed to another.
 
     :param reactor: the reactor, whole: each room is given what it asks for.
-    :raises ConfigError: an endpoint string that cannot be read.
+    :raises ConfigError: an endpoint string or a key file that cannot be read.
     """
 
     _log = Logger()
@@ -145,6 +147,7 @@ class House:
             (text, _endpoint(reactor, index, text))
             for index, text in enumerate(settings.websocket.listen)
         ]
+        self._signer = read_key(settings.relay.key_file) if settings.relay.key_file else None
         self._is_open = False
 
     async def open(self, undoing: Undoing) -> None:
@@ -162,7 +165,7 @@ class House:
         intake = Intake(storage.events, settings.intake, checking, threads)
         sessions = SessionTable(storage.events, settings.sessions, reactor, answering)
         dialer = Dialer(reactor, settings.sync)
-        node = Node(storage.events, intake, dialer, settings.sync, reactor, answering)
+        node = Node(storage.events, intake, dialer, settings.sync, reactor, answering, self._signer)
         roster = Roster(node, storage.book, SystemRandom())
         await self._open_endpoints(undoing, storage.events, intake, sessions, roster)
         control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
@@ -205,12 +208,17 @@ class House:
             outcomes=lambda: intake.outcomes,
             clock=reactor,
         )
-        site = make_site(
-            clients.as_resource(), sources, settings.relay, settings.websocket, reactor
-        )
+        site = make_site(clients.as_resource(), sources, self._about(), settings.websocket, reactor)
         for text, endpoint in self._endpoints:
             port = await _listen(text, endpoint, site)
             undoing.push(f"port {text}", port.stopListening)
+
+    def _about(self) -> RelaySettings:
+        """What this relay says of itself; without a public key of its own, that of its key."""
+        relay = self._settings.relay
+        if self._signer is None or relay.pubkey:
+            return relay
+        return msgspec.structs.replace(relay, pubkey=self._signer.pubkey)
 
     def _threads(self, undoing: Undoing, threads: int, name: str) -> ThreadOffload:
         offload = ThreadOffload(self._reactor, threads, name)

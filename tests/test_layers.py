@@ -22,11 +22,12 @@ LEVEL_2 = {
 PUBLIC = BELOW_SYNC | {"sync"} | set(LEVEL_2)
 TOP = {
     "config": BELOW_SYNC | {"peers", "control"},
+    "keys": BELOW_SYNC,
     "service": BELOW_SYNC | {"sync"},
     "testing": PUBLIC,
     "demo": BELOW_SYNC | {"testing"},
     # The two roots, where the rooms are put together: the daemon's and negctl's.
-    "tap": PUBLIC | {"config", "service"},
+    "tap": PUBLIC | {"config", "keys", "service"},
     "cli": BELOW_SYNC | {"sync", "control", "storage"},
 }
 MAY_IMPORT = LEAVES | VALUES | MEETING | LEVEL_1 | LEVEL_2 | TOP
