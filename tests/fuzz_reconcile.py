@@ -1,8 +1,8 @@
 """Throws bytes at the reconciler: ``python tests/fuzz_reconcile.py [libFuzzer options]``.
 
-Needs atheris (``pip install atheris``), which no other test does. Whatever the bytes, both forms of the walk
-must come to the same end, and a refusal must be a ProtocolViolation; anything else is a finding.
-The first byte chooses the set, the role and the frame limit, the rest is the message.
+Needs atheris (``pip install atheris``), which no other test does. Whatever the bytes, both forms
+of the walk must come to the same end, and a refusal must be a ProtocolViolation; anything else is
+a finding. The first byte chooses the set, the role and the frame limit; the rest is the message.
 """
 
 from __future__ import annotations

@@ -118,8 +118,7 @@ class BlockReader:
             else:
                 offset, at = decode_varint(message, at)
             timestamp = timestamp + offset - 1 if offset else INFINITY
-            size = message[at]
-            prefix_at = at + 1
+            size, prefix_at = message[at], at + 1
             if size > ID_SIZE:
                 size, prefix_at = prefix_size(message, at)
             mode = message[prefix_at + size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
@@ -25,13 +24,13 @@ from negd.reconcile.chunk import (
     as_rows,
     rechunked,
 )
-from negd.reconcile.varints import encode_varints
-from negd.reconcile.wire import FINGERPRINT_SIZE, ID_SIZE, INFINITY, encode_varint
-
-Records: TypeAlias = bytes | bytearray | memoryview | Rows
-"""Records one after another, or a u8 array of shape (n, 40) or (n * 40,)."""
+from negd.reconcile.fingerprint import fingerprint_of, fingerprints_of
+from negd.reconcile.ordering import Records, is_ascending, rows_of, sorted_distinct
+from negd.reconcile.wire import ID_SIZE, INFINITY
 
 _Stretch: TypeAlias = tuple[int, int, int]
+"""Number of a chunk, and which of some sorted items fall to it: begin, end."""
+
 _Change: TypeAlias = Callable[[Chunk, Keys], Chunk | Rows]
 
 _FAST, _COMPACT = 1, 16
@@ -80,13 +79,10 @@ class RecordSet:
         :raises ValueError: the size is no multiple of 40, a timestamp is 2**64-1, or it is not
             in strictly ascending order though ``is_sorted``.
         """
-        rows = _as_rows(data)
-        if not _is_ascending(rows):
-            if is_sorted:
-                raise ValueError("records are not sorted and distinct")
-            rows = _sorted_distinct(rows)
-        if len(rows) and (rows[-1, :8] == 0xFF).all():
-            raise ValueError("created_at 2**64-1 is reserved")
+        rows = rows_of(data)
+        if is_sorted and not is_ascending(rows):
+            raise ValueError("records are not sorted and distinct")
+        rows = _unreserved(rows if is_sorted else sorted_distinct(rows))
         return cls(rechunked([rows], _FAST), _FAST)
 
     def compacted(self) -> RecordSet:
@@ -130,11 +126,11 @@ class RecordSet:
 
         :raises ValueError: as :meth:`from_records`.
         """
-        return self._changed(records, _with)
+        return self._changed(_unreserved(sorted_distinct(rows_of(records))), _with)
 
     def delete(self, records: Records) -> RecordSet:
         """This set without ``records``; unknown ones are no matter."""
-        return self._changed(records, _without)
+        return self._changed(sorted_distinct(rows_of(records)), _without)
 
     def window(self, since: int | None, until: int | None) -> RecordSet:
         """The records with ``since <= created_at <= until``; None is no bound."""
@@ -167,13 +163,8 @@ class RecordSet:
         return max(lo, min(hi, self._find(timestamp.to_bytes(8, "big") + id_prefix)))
 
     def fingerprint(self, lo: int, hi: int) -> bytes:
-        """16 bytes: SHA-256 over the sum of the ids mod 2**256 (little-endian) and the count."""
-        lanes = self._sum_before(hi) - self._sum_before(lo)
-        even = int.from_bytes(lanes[0::2].tobytes(), "little")
-        odd = int.from_bytes(lanes[1::2].tobytes(), "little")
-        total = (even + (odd << 32)) % (1 << 256)
-        digest = hashlib.sha256(total.to_bytes(32, "little") + encode_varint(hi - lo)).digest()
-        return digest[:FINGERPRINT_SIZE]
+        """The fingerprint of lo..hi, 16 bytes."""
+        return fingerprint_of(self._sum_before(hi) - self._sum_before(lo), hi - lo)
 
     def ids(self, lo: int, hi: int) -> bytes:
         """The ids of lo..hi, 32 bytes each, one after another."""
@@ -183,8 +174,10 @@ class RecordSet:
     def held_ids(self, ids: set[bytes], lo: int, hi: int) -> set[bytes]:
         """Those of ``ids`` that a record of lo..hi has; about 20 ns a record."""
         held: set[bytes] = set()
+        if not ids:
+            return held
         heads = np.sort(np.array([int.from_bytes(i[:8], "little") for i in ids], "<u8"))
-        for chunk, begin, end in self._pieces(lo, hi) if ids else ():
+        for chunk, begin, end in self._pieces(lo, hi):
             rows = chunk.rows[begin:end, 8:]
             ours = rows.view("<u8")[:, 0]
             places = np.minimum(np.searchsorted(heads, ours), len(heads) - 1)
@@ -224,7 +217,7 @@ class RecordSet:
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
         """The fingerprints of the ranges los[i]..his[i], shape (m, 16)."""
         sums = self._sums_before(np.stack((los, his), axis=1).reshape(-1))
-        return _fingerprints(sums[1::2] - sums[0::2], his - los)
+        return fingerprints_of(sums[1::2] - sums[0::2], his - los)
 
     def _sums_before(self, indices: Indices) -> Lanes:
         sums = np.empty((len(indices), LANES), np.uint64)
@@ -272,16 +265,10 @@ class RecordSet:
             for chunk, begin, end in self._pieces(lo, hi)
         ]
 
-    def _changed(
-        self, records: Records, change: Callable[[Chunk, Keys], Chunk | Rows]
-    ) -> RecordSet:
-        rows = _as_rows(records)
-        keys = as_keys(rows if _is_ascending(rows) else _sorted_distinct(rows))
-        if len(keys) and keys[-1][:8] == b"\xff" * 8:
-            raise ValueError("created_at 2**64-1 is reserved")
+    def _changed(self, rows: Rows, change: _Change) -> RecordSet:
+        keys = as_keys(rows)
         pieces: list[Chunk | Rows] = list(self._chunks)
-        cuts = np.searchsorted(keys, self._firsts)
-        for number, begin, end in _stretches(cuts, len(keys)):
+        for number, begin, end in _stretches(keys.searchsorted(self._firsts), len(keys)):
             pieces[number] = change(self._chunks[number], keys[begin:end])
         if all(old is new for old, new in zip(self._chunks, pieces, strict=True)):
             return self
@@ -313,64 +300,17 @@ def _look_up(chunk: Chunk, keys: Keys) -> tuple[Indices, npt.NDArray[np.bool_]]:
 
 
 def _stretches(cuts: Indices, total: int) -> list[_Stretch]:
-    """Which of ``total`` sorted items fall to which chunk: (chunk number, begin, end)."""
+    """Which of ``total`` sorted items fall to which chunk."""
     edges = [0, *cuts.tolist(), total]
     return [
         (number, begin, end) for number, (begin, end) in enumerate(pairwise(edges)) if begin < end
     ]
 
 
-def _as_rows(data: Records) -> Rows:
-    flat = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-    if flat.dtype != np.uint8 or flat.size % RECORD_SIZE:
-        raise ValueError("records are 40 bytes each")
-    return np.ascontiguousarray(flat).reshape(-1, RECORD_SIZE)
-
-
-def _is_ascending(rows: Rows) -> bool:
-    keys = as_keys(rows)
-    return bool((keys[1:] > keys[:-1]).all())
-
-
-def _sorted_distinct(rows: Rows) -> Rows:
-    keys = as_keys(rows)[np.argsort(_coarse_order(rows))]
-    if not (keys[1:] >= keys[:-1]).all():
-        keys.sort()
-    distinct = np.ones(len(keys), np.bool_)
-    distinct[1:] = keys[1:] != keys[:-1]
-    return as_rows(keys if distinct.all() else keys[distinct])
-
-
-def _coarse_order(rows: Rows) -> npt.NDArray[np.uint64]:
-    """64 bits of each record that nearly always order it: numpy sorts integers much faster.
-
-    The timestamp's distance from the earliest, then as much of the id as there is room for.
-    """
-    heads = np.ascontiguousarray(rows[:, :16]).view(">u8").astype(np.uint64)
-    offsets = heads[:, 0] - heads[:, 0].min()
-    bits = min(max(int(offsets.max()).bit_length(), 1), 63)
-    coarse: npt.NDArray[np.uint64] = offsets << np.uint64(64 - bits)
-    coarse |= heads[:, 1] >> np.uint64(bits)
-    return coarse
-
-
-def _fingerprints(lanes: Lanes, counts: Indices) -> Rows:
-    for lane in range(LANES - 1):
-        lanes[:, lane + 1] += lanes[:, lane] >> np.uint64(32)
-    totals = lanes.astype("<u4").view(np.uint8)
-    varints, sizes = encode_varints(counts)
-    fingerprints = np.empty((len(counts), FINGERPRINT_SIZE), np.uint8)
-    for size in range(1, varints.shape[1] + 1):
-        which = np.flatnonzero(sizes == size)
-        hashed = np.concatenate((totals[which], varints[which, -size:]), axis=1)
-        fingerprints[which] = _sha256_of_rows(hashed)[:, :FINGERPRINT_SIZE]
-    return fingerprints
-
-
-def _sha256_of_rows(rows: Rows) -> Rows:
-    sha256 = hashlib.sha256
-    digests = [sha256(row).digest() for row in as_bytes(rows)]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+def _unreserved(rows: Rows) -> Rows:
+    if len(rows) and (rows[-1, :8] == 0xFF).all():
+        raise ValueError("created_at 2**64-1 is reserved")
+    return rows
 
 
 RecordSet.EMPTY = RecordSet([], _FAST)
