@@ -36,8 +36,8 @@ MAY_IMPORT = LEAVES | VALUES | MEETING | LEVEL_1 | LEVEL_2 | TOP
 ONLY_IN = {
     "autobahn": {"negd.websocket"},
     "txaio": {"negd.websocket"},
-    "grpc": {"negd.control", "negd.storage.orlydb"},
-    "google": {"negd.control", "negd.storage.orlydb"},
+    "grpc": {"negd.control", "negd.storage.orlydb", "negd.testing.orlydb"},
+    "google": {"negd.control", "negd.storage.orlydb", "negd.testing.orlydb"},
     "txredisapi": {"negd.storage.redis"},
     "lmdb": {"negd.storage.lmdb"},
     "tqdm": {"negd.cli"},
@@ -64,10 +64,6 @@ def imports_of(path: Path) -> Iterator[str]:
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
             origin = ".".join(filter(None, [base if node.level else "", node.module]))
             yield from (f"{origin}.{alias.name}" for alias in node.names)
-
-
-def is_generated(path: Path) -> bool:
-    return path.stem.endswith(("_pb2", "_pb2_grpc"))
 
 
 def room_of(module: str) -> str:
