@@ -10,8 +10,13 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 def complain(text: str) -> None:
     """One line on stderr."""
+    print(f"negctl: {plain(text)}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """One line without what a terminal would obey: relays' words are in many texts."""
     line = " ".join(text.split())
-    print(f"negctl: {line}", file=sys.stderr)
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
@@ -30,6 +35,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[st
     )
 
 
+def fields(*groups: Sequence[tuple[str, str]]) -> str:
+    """Names and what they stand for, the latter aligned; groups are apart."""
+    width = max(len(name) for group in groups for name, _ in group)
+    return "\n\n".join(
+        "\n".join(f"{name:<{width}}  {text}" for name, text in group) for group in groups
+    )
+
+
 def ago(second: float, now: float) -> str:
     """How long ago that was; 0 is never."""
     return f"{span(now - second)} ago" if second else "never"
@@ -42,6 +55,21 @@ def span(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit}"
     return "0 s"
+
+
+def due(second: float, now: float) -> str:
+    """How long it is until then; empty for a second that has passed."""
+    return f"in {span(second - now)}" if second > now else ""
+
+
+def interval(seconds: float) -> str:
+    """A length of time, to the second: ``1 h 30 min``."""
+    parts, left = [], seconds
+    for size, unit in _UNITS:
+        if left >= size:
+            parts.append(f"{left // size:.0f} {unit}")
+            left %= size
+    return " ".join(parts) or f"{seconds:g} s"
 
 
 def count(number: int, noun: str) -> str:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import Any
 
+from negd.cli import show_peer
 from negd.cli.arguments import add_json
+from negd.cli.output import ago, count, table
 from negd.cli.remote import connect
+from negd.cli.status import peer_as_json
 
 
 def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     """Declare the commands."""
-    parser = commands.add_parser("peers", help="list, add or remove peers")
+    parser = commands.add_parser("peers", help="list, show, add or remove peers")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", parents=[remote], help="print the peers' URLs")
+    listing = actions.add_parser("list", parents=[remote], help="print the peers and their state")
     add_json(listing)
     listing.set_defaults(run=list_peers)
+    show_peer.add_to(actions, remote)
     for name, run, help_text in (
         ("add", add_peer, "list a peer and start keeping equal with it"),
         ("remove", remove_peer, "stop what runs with a peer and forget it"),
+        ("forget", forget_ledger, "have the next sync try again what stayed different"),
     ):
         action = actions.add_parser(name, parents=[remote], help=help_text)
         action.add_argument("url", metavar="URL", help="a relay, as wss://relay.example")
@@ -27,13 +33,18 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
 
 
 def list_peers(args: argparse.Namespace) -> int:
-    """Print the listed URLs, one a line."""
+    """Print the listed peers, one a line."""
     with connect(args) as client:
-        urls = client.peers()
+        listed, states = client.peers(), client.status().peers
+    peers = {url: states[url] for url in listed if url in states}
     if args.json:
-        print(json.dumps(urls))
+        print(json.dumps([peer_as_json(url, state) for url, state in peers.items()]))
+    elif peers:
+        now = time.time()
+        rows = [(url, at.status.value, ago(at.last_sync, now)) for url, at in peers.items()]
+        print(table(("PEER", "STATUS", "LAST SYNC"), rows))
     else:
-        print("".join(f"{url}\n" for url in urls), end="")
+        print("no peers")
     return 0
 
 
@@ -50,4 +61,13 @@ def remove_peer(args: argparse.Namespace) -> int:
     with connect(args) as client:
         client.remove_peer(args.url)
     print(f"removed {args.url}")
+    return 0
+
+
+def forget_ledger(args: argparse.Namespace) -> int:
+    """Empty a peer's ledger."""
+    with connect(args) as client:
+        forgotten = client.forget_ledger(args.url)
+    again = ": the next sync tries them again" if forgotten else ""
+    print(f"forgot {count(forgotten, 'difference')} with {args.url}{again}")
     return 0

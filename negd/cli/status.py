@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from negd.cli.arguments import add_json
-from negd.cli.output import ago, count, table
+from negd.cli.output import ago, count, plain, table
 from negd.cli.remote import connect
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _row(url: str, state: PeerState, now: float) -> tuple[str, ...]:
         ago(state.last_sync, now),
         f"{state.events_synced:,}",
         f"{state.consecutive_failures:,}",
-        " ".join(state.last_error.split()),
+        plain(state.last_error),
     )
 
 
@@ -70,15 +70,17 @@ def _as_json(ready: bool, status: Status, sessions: int) -> dict[str, object]:
         "last_sync": status.last_sync,
         "peer_count": status.listed,
         "session_count": sessions,
-        "peers": [
-            {
-                "url": url,
-                "status": state.status.value,
-                "last_sync": state.last_sync,
-                "events_synced": state.events_synced,
-                "consecutive_failures": state.consecutive_failures,
-                "last_error": state.last_error,
-            }
-            for url, state in status.peers.items()
-        ],
+        "peers": [peer_as_json(url, state) for url, state in status.peers.items()],
+    }
+
+
+def peer_as_json(url: str, state: PeerState) -> dict[str, object]:
+    """What is told of each peer, for scripts."""
+    return {
+        "url": url,
+        "status": state.status.value,
+        "last_sync": state.last_sync,
+        "events_synced": state.events_synced,
+        "consecutive_failures": state.consecutive_failures,
+        "last_error": state.last_error,
     }

@@ -10,6 +10,7 @@ from negd.cli.arguments import add_filter, seconds, wanted
 from negd.cli.meter import Meter, meter
 from negd.cli.output import complain, count
 from negd.cli.remote import connect
+from negd.cli.residues import MEANINGS
 from negd.errors import NegdError
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ def run(args: argparse.Namespace) -> int:
         return 1
     if last is not None:
         print(f"synced with {args.url} in {count(last.round, 'round')}: {_moved(last)}")
+        for number, text in _left(last, args.url):
+            print(f"{number:>9,} {text}")
     return 0
 
 
 def _show(shown: Meter, progress: SyncProgress) -> None:
-    done = progress.fetched + progress.sent
     found = progress.have + progress.need
+    done = progress.fetched + progress.sent + _explained(progress)
     note = (
         f"round {progress.round}, down {progress.fetched:,}/{progress.need:,}, "
         f"up {progress.sent:,}/{progress.have:,}"
@@ -66,6 +69,27 @@ def _moved(progress: SyncProgress) -> str:
         f"fetched {progress.fetched:,} of {progress.need:,}, "
         f"sent {progress.sent:,} of {progress.have:,}"
     )
+
+
+def _explained(progress: SyncProgress) -> int:
+    """Differences that the sync came to, and that stay."""
+    in_vain = progress.refused + progress.rejected + progress.unfetchable
+    return in_vain + progress.explained
+
+
+def _left(progress: SyncProgress, url: str) -> list[tuple[int, str]]:
+    """How many events did not move, and why."""
+    moved = progress.fetched + progress.sent
+    others = progress.have + progress.need - moved - _explained(progress)
+    left = [
+        (progress.already, "of those fetched were here already"),
+        (progress.refused, MEANINGS["ours-rejected"]),
+        (progress.unfetchable, MEANINGS["unfetchable"]),
+        (progress.rejected, MEANINGS["theirs-rejected"]),
+        (progress.explained, f"left alone for now, tried in vain before: negctl peers show {url}"),
+        (others, "more, against the peer's direction or for a reason the daemon does not tell"),
+    ]
+    return [(number, text) for number, text in left if number > 0]
 
 
 def _so_far(progress: SyncProgress | None) -> str:

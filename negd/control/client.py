@@ -9,27 +9,36 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
+from msgspec import MsgspecError
 
 from negd.control import filters
 from negd.control.address import Address
+from negd.control.gen.negd.control.v1 import service_pb2 as own
+from negd.control.gen.negd.control.v1.service_pb2_grpc import ControlServiceStub
 from negd.control.gen.orlysync.common.v1 import types_pb2 as common
 from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import NegentropyServiceStub
+from negd.control.values import peer_from_proto, progress_from_proto
 from negd.errors import NegdError, PeerError
-from negd.interfaces import PeerState, PeerStatus, SessionInfo, SyncProgress
+from negd.interfaces import PeerDescription, PeerState, PeerStatus, SessionInfo, SyncProgress
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.settings import ControlSettings
 
 Result = TypeVar("Result")
 
 _EMPTY = common.Empty()
+_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 
 
 class ControlError(NegdError):
     """No negd answered, or it answered that it cannot."""
+
+
+class Unsupported(ControlError):
+    """What answered does not know the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class ControlClient:
             ],
         )
         self._stub = NegentropyServiceStub(self._channel)
+        self._own = ControlServiceStub(self._channel)
 
     def __enter__(self) -> ControlClient:
         return self
@@ -125,6 +135,24 @@ class ControlClient:
         found: proto.PeerSyncStateResponse = self._call(self._stub.GetPeerSyncState, request)
         return _peer_state(found.state) if found.found else None
 
+    def show_peer(self, url: str, entries: int = 0) -> PeerDescription:
+        """All about a peer that is listed or being synced, by a URL in any spelling.
+
+        :param entries: of how many differences to tell more, for each reason.
+        """
+        found = self._call(self._own.ShowPeer, own.ShowPeerRequest(url=url, entries=entries))
+        try:
+            return peer_from_proto(found)
+        except (ValueError, MsgspecError, NegdError) as error:
+            raise ControlError(
+                f"negd at {self.address} tells what is not known ({error})"
+            ) from None
+
+    def forget_ledger(self, url: str) -> int:
+        """Let the next sync try again what a listed peer's ledger explains; how many events."""
+        request = own.ForgetLedgerRequest(url=url)
+        return int(self._call(self._own.ForgetLedger, request).forgotten)
+
     # --- syncs ----------------------------------------------------------------------------------
 
     def trigger(self, url: str | None = None, wanted: Filter = EVERYTHING) -> None:
@@ -140,22 +168,32 @@ class ControlClient:
     ) -> Generator[SyncProgress, None, None]:
         """Sync with a peer; its progress as it comes, the last one complete.
 
-        Closing the generator cancels the sync.
+        Closing the generator cancels the sync.  A service that is not negd's own tells less:
+        what was already there, refused or left alone stays 0.
 
         :param since: raises the filter's ``since``.
         :raises negd.errors.PeerError: the sync failed.
-        :raises negd.errors.RemoteError: the filter cannot be sent.
+        :raises negd.errors.RemoteError: that service cannot be sent the filter.
         """
-        request = proto.SyncPeerRequest(
-            peer_url=url, filter=filters.to_proto(wanted), since=since or 0
-        )
+        request = own.SyncRequest(url=url, filter=wanted.encode().decode(), since=since or 0)
+        try:
+            yield from self._stream(self._own.Sync, request, progress_from_proto)
+        except Unsupported:
+            plain = proto.SyncPeerRequest(
+                peer_url=url, filter=filters.to_proto(wanted), since=since or 0
+            )
+            yield from self._stream(self._stub.SyncWithPeer, plain, _progress)
+
+    def _stream(
+        self, method: Callable[..., Any], request: object, read: Callable[[Any], SyncProgress]
+    ) -> Generator[SyncProgress, None, None]:
         with self._faults():
-            call = self._stub.SyncWithPeer(request)
+            call = method(request)
             try:
                 for told in call:
                     if told.error:
                         raise PeerError(told.error)
-                    yield _progress(told)
+                    yield read(told)
             finally:
                 call.cancel()
 
@@ -191,18 +229,19 @@ class ControlClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise ControlError(self._explain(error)) from None
+            assert isinstance(error, grpc.Call)
+            kind = Unsupported if error.code() is _UNIMPLEMENTED else ControlError
+            raise kind(self._explain(error)) from None
 
-    def _explain(self, error: grpc.RpcError) -> str:
-        assert isinstance(error, grpc.Call)
+    def _explain(self, error: grpc.Call) -> str:
         status, details = error.code(), error.details() or ""
         if status is grpc.StatusCode.UNAVAILABLE and "stopping" not in details:
             cause = " ".join(details.rpartition(": ")[2].split())
             return f"no negd answers at {self.address} ({cause})"
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"negd at {self.address} did not answer in time"
-        if status is grpc.StatusCode.UNIMPLEMENTED:
-            return f"what answers at {self.address} is no negd"
+        if status is _UNIMPLEMENTED:
+            return f"what answers at {self.address} is no negd, or an old one"
         return details or f"negd at {self.address} failed ({status.name.lower()})"
 
 

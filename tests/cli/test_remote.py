@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -17,9 +18,18 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from negd.cli.main import main
+from negd.control import server
 from negd.control.server import ControlService
 from negd.errors import PeerError
-from negd.interfaces import PeerState, PeerStatus, SessionInfo
+from negd.interfaces import (
+    LedgerEntry,
+    PeerProfile,
+    PeerState,
+    PeerStatus,
+    Residue,
+    SessionInfo,
+)
+from negd.nostr.document import RelayDocument
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.settings import ControlSettings
 from negd.testing.control import FakePeers, FakeSessions, FakeSync
@@ -119,11 +129,21 @@ class StatusTests(Commands):
 
 class PeersTests(Commands):
     async def test_peers_are_added_listed_and_removed(self) -> None:
-        self.assertEqual(await self.output("peers", "list"), "")
+        self.assertEqual(await self.output("peers", "list"), "no peers\n")
         self.assertEqual(await self.output("peers", "add", PEER), f"added {PEER}\n")
         await self.output("peers", "add", OTHER)
-        self.assertEqual(await self.output("peers", "list"), f"{OTHER}\n{PEER}\n")
-        self.assertEqual(json.loads(await self.output("peers", "list", "--json")), [OTHER, PEER])
+        self.peers.listed[PEER] = PeerState(last_sync=int(time.time()) - 130)
+        self.assertEqual(
+            (await self.output("peers", "list")).splitlines(),
+            [
+                "PEER                 STATUS  LAST SYNC",
+                "wss://other.example  idle    never",
+                "wss://peer.example   idle    2 min ago",
+            ],
+        )
+        found = json.loads(await self.output("peers", "list", "--json"))
+        self.assertEqual([one["url"] for one in found], [OTHER, PEER])
+        self.assertEqual((found[0]["status"], found[0]["last_sync"]), ("idle", 0))
         self.assertEqual(await self.output("peers", "remove", PEER), f"removed {PEER}\n")
         self.assertEqual(self.peers.peers(), [OTHER])
 
@@ -150,6 +170,147 @@ class PeersTests(Commands):
         self.assertIn(
             "an empty list of ids", await self.complaint("trigger", '--filter={"ids":[]}')
         )
+
+
+class ShowTests(Commands):
+    def fill(self) -> None:
+        """A peer of which there is much to tell."""
+        now = time.time()
+        document = RelayDocument("strfry", "1.0.4", (1, 77), 131072, 20, None, True)
+        profile = PeerProfile(False, now - 7300, "bad msg:\x1b[31m", 1000, 256, document, now)
+        self.peers.listed[PEER] = PeerState(
+            int(now) - 10900, 1234567, PeerStatus.ERROR, "no\nanswer", 4, now + 150, profile
+        )
+        self.peers.terms = replace(
+            self.peers.terms, wanted=Filter.build(kinds=[1]), interval=5400.0, linked=True
+        )
+        entries = [
+            LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, now + 4000),
+            LedgerEntry(Residue.OURS_REJECTED, "replaced: have a newer event", 12, now - 5),
+            LedgerEntry(Residue.OURS_REJECTED, "deleted:\x1b[2J", 1, now + 90000),
+            LedgerEntry(Residue.OURS_REJECTED, "deleted", 1, now + 90000),
+        ]
+        self.peers.ledgers[PEER] = {bytes([n]) * 32: one for n, one in enumerate(entries)}
+
+    async def test_a_peer_is_shown_with_all_about_it(self) -> None:
+        self.fill()
+        shown = await self.output("peers", "show", PEER.upper(), "--entries", "2")
+        self.assertEqual(
+            shown.splitlines(),
+            [
+                f"{PEER} is listed; a link to it is open",
+                "",
+                "direction      up and down",
+                'filter         {"kinds":[1]}',
+                "interval       1 h 30 min",
+                "tail           on: new events move as they come",
+                "",
+                "status         error: no answer",
+                "failures       4 in a row, tried again in 2 min",
+                "last sync      3 h ago",
+                "events         1,234,567 moved",
+                "",
+                "NIP-77         no, as found 2 h ago: bad msg:?[31m (synced by pages)",
+                "largest set    1,000 records",
+                "per REQ        256 events",
+                "software       strfry 1.0.4",
+                "says it takes  131,072 bytes a message, 20 subscriptions",
+                "says it wants  AUTH",
+                "",
+                "4 differences noted, left alone until due",
+                "",
+                "3 refused by us: replaced, deleted, expired or not valid",
+                f"  RETRY      TRIES  {'EVENT':<64}  WHAT WAS SAID",
+                f"  next sync     12  {'01' * 32}  replaced: have a newer event",
+                f"  in 1 d         1  {'02' * 32}  deleted:?[2J",
+                "  and 1 more",
+                "",
+                "1 listed by the peer, but not returned",
+                f"  RETRY   TRIES  {'EVENT':<64}  WHAT WAS SAID",
+                f"  in 1 h      1  {'00' * 32}  not returned",
+            ],
+        )
+
+    async def test_a_peer_of_which_nothing_is_known_yet(self) -> None:
+        self.peers.listed[PEER] = PeerState()
+        self.peers.terms = replace(self.peers.terms, listed=False, tail=False)
+        self.assertEqual(
+            (await self.output("peers", "show", PEER)).splitlines(),
+            [
+                f"{PEER} is not listed, only being synced; no link to it is kept open",
+                "",
+                "direction  up and down",
+                "filter     everything",
+                "interval   10 min",
+                "tail       off",
+                "",
+                "status     idle",
+                "last sync  never",
+                "events     0 moved",
+                "",
+                "NIP-77     not known yet",
+                "",
+                "0 differences noted",
+            ],
+        )
+
+    async def test_counts_alone_are_shown_where_no_events_are_wanted(self) -> None:
+        self.fill()
+        shown = await self.output("peers", "show", PEER, "--entries", "0")
+        self.assertTrue(
+            shown.endswith(
+                "\n\n3 refused by us: replaced, deleted, expired or not valid"
+                "\n\n1 listed by the peer, but not returned\n"
+            )
+        )
+
+    async def test_a_long_filter_is_cut_for_people_and_whole_for_scripts(self) -> None:
+        self.fill()
+        wanted = Filter.build(ids=[bytes([n]) * 32 for n in range(100)])
+        self.peers.terms = replace(self.peers.terms, wanted=wanted)
+        shown = await self.output("peers", "show", PEER)
+        self.assertIn("... (--json has all of it)\n", shown)
+        self.assertLess(max(map(len, shown.splitlines())), 400)
+        found = json.loads(await self.output("peers", "show", PEER, "--json"))
+        self.assertEqual(found["filter"], wanted.to_json())
+
+    async def test_a_peer_as_json(self) -> None:
+        self.fill()
+        found = json.loads(await self.output("peers", "show", PEER, "--json", "--entries", "1"))
+        state = self.peers.listed[PEER]
+        self.assertEqual(
+            {name: found[name] for name in ("url", "direction", "interval", "linked")},
+            {"url": PEER, "direction": "both", "interval": 5400, "linked": True},
+        )
+        self.assertEqual(found["state"]["next_sync"], state.next_sync)
+        self.assertEqual(found["state"]["profile"]["document"]["supported_nips"], [1, 77])
+        self.assertEqual(found["residues"], {"ours-rejected": 3, "unfetchable": 1})
+        rejected, missing = found["entries"]
+        self.assertEqual((rejected["id"], rejected["residue"]), ("01" * 32, "ours-rejected"))
+        self.assertEqual((missing["id"], missing["tries"]), ("00" * 32, 1))
+
+    async def test_every_kind_of_difference_has_its_words(self) -> None:
+        self.peers.listed[PEER] = PeerState()
+        self.peers.ledgers[PEER] = {
+            bytes([n]) * 32: LedgerEntry(residue, "", 1, 0) for n, residue in enumerate(Residue)
+        }
+        await self.output("peers", "show", PEER)
+
+    async def test_what_a_ledger_explains_is_forgotten(self) -> None:
+        self.fill()
+        self.assertEqual(
+            await self.output("peers", "forget", PEER),
+            f"forgot 4 differences with {PEER}: the next sync tries them again\n",
+        )
+        self.assertEqual(
+            await self.output("peers", "forget", PEER), f"forgot 0 differences with {PEER}\n"
+        )
+
+    async def test_a_peer_that_is_not_listed_is_named(self) -> None:
+        for action in ("show", "forget"):
+            complaint = await self.complaint("peers", action, PEER)
+            self.assertEqual(complaint, f"negctl: peer {PEER} is not listed\n")
+            self.err.truncate(self.err.seek(0))
 
 
 class SessionsTests(Commands):
@@ -187,14 +348,55 @@ class SyncTests(Commands):
         code = self.run_negctl("sync", PEER, "--filter", '{"kinds":[1]}', "--since", "7")
         sync = await started
         self.assertEqual(sync.wanted, Filter.build(kinds=[1], since=7))
-        sync.tell(round=3, have=1000, need=2000, fetched=1999, sent=1000)
+        sync.tell(round=3, have=1000, need=2000, fetched=2000, sent=1000)
         sync.finish()
         self.assertEqual(await code, 0)
         self.assertEqual(
             self.out.getvalue(),
-            f"synced with {PEER} in 3 rounds: fetched 1,999 of 2,000, sent 1,000 of 1,000\n",
+            f"synced with {PEER} in 3 rounds: fetched 2,000 of 2,000, sent 1,000 of 1,000\n",
         )
         self.assertEqual(self.err.getvalue(), "")
+
+    async def test_a_sync_says_why_it_moved_less_than_it_found(self) -> None:
+        started = self.next_sync()
+        code = self.run_negctl("sync", PEER)
+        sync = await started
+        sync.tell(round=3, have=1010, need=2000, fetched=1900, already=20, sent=1000)
+        sync.tell(refused=19, unfetchable=2, rejected=3, explained=40)
+        sync.finish()
+        self.assertEqual(await code, 0)
+        self.assertEqual(
+            self.out.getvalue().splitlines(),
+            [
+                f"synced with {PEER} in 3 rounds: fetched 1,900 of 2,000, sent 1,000 of 1,010",
+                "       20 of those fetched were here already",
+                "       19 refused by us: replaced, deleted, expired or not valid",
+                "        2 listed by the peer, but not returned",
+                "        3 refused by the peer",
+                f"       40 left alone for now, tried in vain before: negctl peers show {PEER}",
+                "       46 more, against the peer's direction "
+                "or for a reason the daemon does not tell",
+            ],
+        )
+
+    async def test_a_service_that_is_not_negds_own_is_enough_for_a_sync(self) -> None:
+        await self.service.stopService()
+        self.patch(server, "add_ControlServiceServicer_to_server", lambda *_: None)
+        self.service.startService()
+        started = self.next_sync()
+        code = self.run_negctl("sync", PEER)
+        sync = await started
+        sync.tell(round=3, need=2000, fetched=1900, refused=100)
+        sync.finish()
+        self.assertEqual(await code, 0)
+        self.assertEqual(
+            self.out.getvalue().splitlines(),
+            [
+                f"synced with {PEER} in 3 rounds: fetched 1,900 of 2,000, sent 0 of 0",
+                "      100 more, against the peer's direction "
+                "or for a reason the daemon does not tell",
+            ],
+        )
 
     async def test_a_sync_that_fails_says_why_and_how_far_it_came(self) -> None:
         started = self.next_sync()
