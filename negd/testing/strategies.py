@@ -69,7 +69,8 @@ def deletions(draw: st.DrawFn, targets: Sequence[Event]) -> Event:
     """A deletion of some of the events, by id or by address, of its author's or not."""
     named = draw(st.lists(st.sampled_from(targets), min_size=1, max_size=3))
     asked = [draw(st.sampled_from([["e", event.id], ["a", _coordinate(event)]])) for event in named]
-    return draw(signers).sign(created_at=draw(seconds), kind=5, tags=asked)
+    second = draw(st.sampled_from([event.created_at for event in named]) | seconds)
+    return draw(signers).sign(created_at=second, kind=5, tags=asked)
 
 
 def _coordinate(event: Event) -> str:

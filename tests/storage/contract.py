@@ -371,7 +371,8 @@ class StorageContract(AnswersContract):
         first, second, third = (note(NOW + n, kind=kind, tags=tags) for n in (0, 1, 2))
         coordinate = f"{kind}:{ALICE.pubkey}:{identifier}"
         deletion = note(NOW + 1, kind=5, tags=[["a", coordinate]])
-        assert stand.ingest(first, deletion) == [Outcome.STORED, Outcome.STORED]
+        assert stand.ingest(first, second, deletion) == [Outcome.STORED] * 3
+        assert stand.ids() == {deletion.id_bytes}
         assert stand.ingest(first, second, third) == [
             Outcome.DELETED,
             Outcome.DELETED,

@@ -44,6 +44,9 @@ _STEPS = 16
 _WHOLE = 5000
 """Records that are read at once rather than walked over from the newest."""
 
+_FEW_LISTS = 256
+"""Lists that are walked over side by side; a filter may name ten thousands."""
+
 _PATIENCE = 20
 """Events looked at in vain for each one found, before whole lists are read instead."""
 
@@ -183,7 +186,7 @@ class _View:
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
         conditions = [] if wanted.ids is not None else self._conditions(wanted)
-        if conditions and conditions[0].size > _WHOLE:
+        if conditions and conditions[0].size > _WHOLE and len(conditions[0].keys) <= _FEW_LISTS:
             found = self._walk(conditions, wanted, after, most)
             if found is not None:
                 return found
