@@ -18,7 +18,8 @@ KEY = np.dtype(f"S{RECORD_SIZE}")
 """numpy compares it as bytes, padded with zeros: the order of the protocol."""
 
 CHUNK = 1 << 15
-"""Records in a chunk as a set is built: what one insert copies, against what a search visits."""
+"""Records in a chunk as a set is built: what one insert copies, against how many chunks a search
+for many bounds visits."""
 
 LARGEST_CHUNK = CHUNK * 3 // 2
 
@@ -40,18 +41,28 @@ class Chunk:
 
     __slots__ = ("keys", "rows", "stride", "sums")
 
-    def __init__(self, rows: Rows, stride: int) -> None:
+    def __init__(self, rows: Rows, stride: int, like: Chunk | None = None, same: int = 0) -> None:
+        """Take over ``rows``.
+
+        :param like: a chunk of the same stride that begins with the same ``same`` records: what
+            it has added up is not added up again.
+        """
         self.rows = rows
         self.rows.flags.writeable = False
         self.keys = as_keys(rows)
         self.stride = stride
-        steps = len(rows) // stride
-        lanes = self._lanes(slice(0, steps * stride))
+        steps, known = len(rows) // stride, same // stride
+        self.sums = np.empty((steps + 1, LANES), np.uint64)
+        self.sums[: known + 1] = 0 if like is None else like.sums[: known + 1]
+        lanes = self._lanes(slice(known * stride, steps * stride))
         if stride > 1:
-            lanes = lanes.reshape(steps, stride, LANES).sum(axis=1, dtype=np.uint64)
-        self.sums = np.zeros((steps + 1, LANES), np.uint64)
-        self.sums[1:] = lanes
-        np.cumsum(self.sums, axis=0, out=self.sums)
+            lanes = lanes.reshape(-1, stride, LANES).sum(axis=1, dtype=np.uint64)
+        self.sums[known + 1 :] = lanes
+        np.cumsum(self.sums[known:], axis=0, out=self.sums[known:])
+
+    def changed(self, rows: Rows, same: int) -> Chunk | Rows:
+        """A chunk of ``rows``, the first ``same`` of which are ours, if they fit one."""
+        return Chunk(rows, self.stride, self, same) if len(rows) <= LARGEST_CHUNK else rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,16 +79,20 @@ class Chunk:
             total = total + self._lanes(slice(index - rest, index)).sum(axis=0, dtype=np.uint64)
         return total
 
-    def sums_before(self, indices: Indices) -> Lanes:
-        """:meth:`sum_before` of each index, shape (m, 8)."""
+    def sums_before(self, indices: Indices, out: Lanes) -> None:
+        """:meth:`sum_before` of each index, into ``out``, shape (m, 8)."""
         if self.stride == 1 or not len(self):
-            return self.sums[indices]
+            self.sums.take(indices, axis=0, out=out, mode="clip")
+            return
         steps, rest = np.divmod(indices, self.stride)
         ahead = np.arange(self.stride - 1)
         rows = np.minimum((steps * self.stride)[:, None] + ahead, len(self) - 1)
         tail = np.where((ahead < rest[:, None])[:, :, None], self._lanes(rows), np.uint32(0))
-        sums: Lanes = self.sums[steps] + tail.sum(axis=1, dtype=np.uint64)
-        return sums
+        np.add(self.sums[steps], tail.sum(axis=1, dtype=np.uint64), out=out)
+
+    def keys_at(self, indices: Indices, out: Keys) -> None:
+        """The keys at ``indices``, into ``out``; clipping spares numpy a buffer."""
+        self.keys.take(indices, out=out, mode="clip")
 
     def _lanes(self, rows: slice | Indices) -> npt.NDArray[np.uint32]:
         return self.rows.view("<u4")[rows, 2:]

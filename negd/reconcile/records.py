@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from negd.reconcile.chunk import (
 from negd.reconcile.fingerprint import fingerprint_of, fingerprints_of
 from negd.reconcile.ordering import Records, is_ascending, rows_of, sorted_distinct
 from negd.reconcile.wire import ID_SIZE, INFINITY
+
+_T = TypeVar("_T", np.int64, np.uint64)
 
 _Stretch: TypeAlias = tuple[int, int, int]
 """Number of a chunk, and which of some sorted items fall to it: begin, end."""
@@ -211,7 +213,7 @@ class RecordSet:
         stretches = self._by_chunk(indices)
         local = indices - self._starts_of(stretches)
         for number, begin, end in stretches:
-            keys[begin:end] = self._chunks[number].keys[local[begin:end]]
+            self._chunks[number].keys_at(local[begin:end], keys[begin:end])
         return as_rows(keys)
 
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
@@ -224,17 +226,15 @@ class RecordSet:
         stretches = self._by_chunk(indices)
         local = indices - self._starts_of(stretches)
         for number, begin, end in stretches:
-            sums[begin:end] = self._chunks[number].sums_before(local[begin:end])
-            sums[begin:end] += self._totals[number]
+            self._chunks[number].sums_before(local[begin:end], sums[begin:end])
+        sums += _spread(self._totals, stretches)
         return sums
 
     def _by_chunk(self, indices: Indices) -> list[_Stretch]:
         return _stretches(indices.searchsorted(self._starts[1:-1]), len(indices))
 
     def _starts_of(self, stretches: list[_Stretch]) -> Indices:
-        """Where the chunk of each item begins."""
-        starts = [self._starts[number] for number, _, _ in stretches]
-        return np.repeat(np.array(starts, np.int64), [end - begin for _, begin, end in stretches])
+        return _spread(np.array(self._starts), stretches)
 
     def _find(self, key: bytes) -> int:
         number = int(np.searchsorted(self._firsts, np.bytes_(key), "right"))
@@ -282,12 +282,16 @@ def _with(chunk: Chunk, keys: Keys) -> Chunk | Rows:
     places, known = _look_up(chunk, keys)
     if known.all():
         return chunk
-    return np.insert(chunk.rows, places[~known], as_rows(keys[~known]), axis=0)
+    places, new = places[~known], as_rows(keys[~known])
+    return chunk.changed(np.insert(chunk.rows, places, new, axis=0), int(places[0]))
 
 
 def _without(chunk: Chunk, keys: Keys) -> Chunk | Rows:
     places, known = _look_up(chunk, keys)
-    return np.delete(chunk.rows, places[known], axis=0) if known.any() else chunk
+    if not known.any():
+        return chunk
+    places = places[known]
+    return chunk.changed(np.delete(chunk.rows, places, axis=0), int(places[0]))
 
 
 def _look_up(chunk: Chunk, keys: Keys) -> tuple[Indices, npt.NDArray[np.bool_]]:
@@ -305,6 +309,12 @@ def _stretches(cuts: Indices, total: int) -> list[_Stretch]:
     return [
         (number, begin, end) for number, (begin, end) in enumerate(pairwise(edges)) if begin < end
     ]
+
+
+def _spread(of_chunks: npt.NDArray[_T], stretches: list[_Stretch]) -> npt.NDArray[_T]:
+    """What belongs to the chunk of each item."""
+    numbers = [number for number, _, _ in stretches]
+    return np.repeat(of_chunks[numbers], [end - begin for _, begin, end in stretches], axis=0)
 
 
 def _unreserved(rows: Rows) -> Rows:
