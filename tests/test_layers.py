@@ -21,7 +21,7 @@ LEVEL_2 = {
 }
 PUBLIC = BELOW_SYNC | {"sync"} | set(LEVEL_2)
 TOP = {
-    "config": BELOW_SYNC | {"peers", "control"},
+    "config": BELOW_SYNC | {"peers", "control", "websocket"},
     "keys": BELOW_SYNC,
     "service": BELOW_SYNC | {"sync"},
     "testing": PUBLIC,

@@ -1,0 +1,152 @@
+"""What others write into the database, found by the numbers that it gives to events in order."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from negd.errors import StorageError
+from negd.nostr.event import Event
+from negd.nostr.kinds import DELETION
+from negd.nostr.lifecycle import Address, address_of, deletions_of, is_expired
+from negd.storage.orlydb.admission import Admission
+from negd.storage.orlydb.database import Away
+from negd.storage.orlydb.held import Held
+from negd.storage.orlydb.reading import Reading
+
+log = Logger()
+
+_AHEAD = 32
+"""Numbers beyond the highest known that are asked for at first."""
+
+_FURTHEST = 512
+
+_PATIENCE = 10
+"""How often a number that was passed over is asked for: its event may be committed late."""
+
+
+class OwnSaves:
+    """The events that go into the database from here: following must not take them for others'.
+
+    :ivar in_flight: ids of which it is not known yet whether they are stored.
+    :ivar unmet: ids that are stored, and whose numbers have not come up.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight: set[bytes] = set()
+        self.unmet: set[bytes] = set()
+
+
+class Following:
+    """Takes in what others have written since the last time.
+
+    :ivar top: the highest number met; -1 for none.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        reading: Reading,
+        held: Held,
+        admission: Admission,
+        own: OwnSaves,
+    ) -> None:
+        self._clock = clock
+        self._reading = reading
+        self._held = held
+        self._admission = admission
+        self._own = own
+        self.top = -1
+        self._passed_over: dict[int, int] = {}
+
+    def start_after(self, top: int) -> None:
+        """Take events up to that number for known."""
+        self.top = top
+        self._passed_over.clear()
+        self._own.unmet.clear()
+
+    async def resume(self, listed_top: int, top_before: int, new: list[Event]) -> None:
+        """Go on after a listing that followed a loss of the connection.
+
+        A database that was killed gives some numbers to nothing; and it may be another one.
+
+        :param listed_top: the highest number in the listing.
+        :param top_before: the highest number known before it.
+        :param new: as for :meth:`catch_up`, and what it raises is raised here.
+        """
+        if listed_top < top_before - _FURTHEST:
+            self.start_after(listed_top)
+        await self.catch_up(new)
+        if self.top < listed_top:
+            self.start_after(listed_top)
+
+    async def catch_up(self, new: list[Event]) -> None:
+        """Hold what is new, and append it to ``new``, lowest number first.
+
+        :raises negd.errors.StorageError: what was not reached is left for the next time.
+        """
+        ahead = _AHEAD
+        is_more = True
+        while is_more:
+            begin = self.top + 1
+            asked = [*self._passed_over, *range(begin, begin + ahead)]
+            found = await self._reading.by_serials(asked)
+            self.top = max([self.top, *found])
+            for serial, event in self._sift(asked, found):
+                if await self._learn(event):
+                    new.append(event)
+                del self._passed_over[serial]
+            is_more = self.top >= begin + ahead // 2
+            ahead = min(2 * ahead, _FURTHEST)
+
+    def _sift(self, asked: list[int], found: dict[int, Event | None]) -> list[tuple[int, Event]]:
+        """The events to learn of. They count as passed over, as do others not to be had yet."""
+        new: list[tuple[int, Event]] = []
+        for serial in asked:
+            tries = self._passed_over.pop(serial, _PATIENCE)
+            event = found.get(serial)
+            if event is None:
+                if serial not in found and serial < self.top and tries:
+                    self._passed_over[serial] = tries - 1
+            elif event.id_bytes in self._own.unmet:
+                self._own.unmet.discard(event.id_bytes)
+            else:
+                self._passed_over[serial] = tries
+                if event.id_bytes not in self._own.in_flight:
+                    new.append((serial, event))
+        return new
+
+    async def _learn(self, event: Event) -> bool:
+        """Whether the event is held, after what it asks is done."""
+        if is_expired(event, self._clock.seconds()):
+            self._held.leave_out(event.record)
+            return False
+        address = address_of(event)
+        try:
+            if address is not None and not await self._is_latest(event, address):
+                self._held.leave_out(event.record)
+                return False
+            if event.kind == DELETION:
+                await self._learn_deletion(event)
+        except Away:
+            raise
+        except StorageError as error:
+            log.warn("cannot tell what event {id} replaces: {text}", id=event.id, text=error.text)
+        self._held.add(event)
+        return True
+
+    async def _is_latest(self, event: Event, address: Address) -> bool:
+        """Whether it is the version that counts; others near it are left out."""
+        versions = await self._reading.versions(address)
+        for version in versions[1:]:
+            self._held.leave_out(version.record)
+        return bool(versions) and versions[0].id == event.id
+
+    async def _learn_deletion(self, deletion: Event) -> None:
+        named = deletions_of(deletion).ids
+        kept = await self._reading.known(list(named))
+        for record in await self._held.records_of(named - kept):
+            self._held.leave_out(record)
+        for event in await self._admission.doomed(deletion):
+            if event.kind != DELETION:
+                self._held.leave_out(event.record)

@@ -1,0 +1,160 @@
+"""What the store holds: all that the database lists, less what the rules take out.
+
+The database keeps old versions, and expired events until it sweeps them, and lists both.  The
+store knows them and leaves them out of every answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+from twisted.internet.interfaces import IReactorTime
+
+from negd.nostr.event import Event
+from negd.nostr.lifecycle import expiration_of
+from negd.reconcile import RecordSet
+from negd.storage.orlydb.calls import Calls, Shared
+from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, to_set
+
+_Changes = dict[bytes, bool]
+"""Whether each of some records is held."""
+
+
+class _Sets(NamedTuple):
+    records: RecordSet
+    left_out: RecordSet
+
+
+class Held:
+    """The record set of the whole store, and what is left out of it.
+
+    Changes are known at once by id; :attr:`flush` brings them into the record sets.
+
+    :ivar generation: as :class:`negd.interfaces.IEventStore`.
+    :ivar is_loaded: whether there was a listing.
+    """
+
+    def __init__(self, clock: IReactorTime, calls: Calls) -> None:
+        self._clock = clock
+        self._calls = calls
+        self.generation = 0
+        self.is_loaded = False
+        self.flush = Shared(self._flush)
+        self._sets = _Sets(RecordSet.EMPTY, RecordSet.EMPTY)
+        self._ids_left_out: set[bytes] = set()
+        self._pending: _Changes = {}
+        self._since_listing: _Changes | None = None
+        self._listed: RecordSet | None = None
+        self._mortals: list[tuple[int, bytes]] = []
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def add(self, event: Event) -> None:
+        """Hold an event, left out so far or not."""
+        self._ids_left_out.discard(event.id_bytes)
+        self._pending[event.record] = True
+        expiration = expiration_of(event)
+        if expiration is not None:
+            heappush(self._mortals, (expiration, event.record))
+
+    def leave_out(self, record: bytes) -> None:
+        """Hold an event no longer, whatever the database lists."""
+        self._ids_left_out.add(record[8:])
+        self._pending[record] = False
+
+    def sweep(self) -> None:
+        """Leave out what has expired by now."""
+        now = self._clock.seconds()
+        while self._mortals and self._mortals[0][0] <= now:
+            _, record = heappop(self._mortals)
+            if not self.is_left_out(record[8:]):
+                self.leave_out(record)
+                self.generation += 1
+
+    async def replace(self, listing: Callable[[], Awaitable[RecordSet]]) -> None:
+        """Take over a listing of the database, with all that changes while it is made.
+
+        :raises negd.errors.StorageError: it could not be made; nothing is changed.
+        """
+        self._since_listing = {}
+        try:
+            self._listed = await listing()
+        except BaseException:
+            self._since_listing = None
+            raise
+        await self.flush()
+
+    async def _flush(self) -> None:
+        changes, self._pending = self._pending, {}
+        listed, self._listed = self._listed, None
+        before = self._sets
+        if self._since_listing is not None:
+            self._since_listing.update(changes)
+        if listed is not None:
+            changes, self._since_listing = self._since_listing or {}, None
+            taken = self._calls(_taken_over, before, listed, changes)
+            self._sets, forgotten = await taken
+            self.is_loaded = True
+            self._ids_left_out.difference_update(record[8:] for record in forgotten)
+        elif changes:
+            self._sets = await self._calls(_changed, before, changes)
+        if self._sets.records is not before.records:
+            self.generation += 1
+
+    # --- questions ------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> RecordSet:
+        """All that is held, as of the last flush."""
+        return self._sets.records
+
+    def is_left_out(self, event_id: bytes) -> bool:
+        """Whether an event that the database may list is not held."""
+        return event_id in self._ids_left_out
+
+    async def without_left_out(self, parts: Collection[Records]) -> RecordSet:
+        """Sorted, distinct records in parts that follow each other, less what is left out."""
+        return await self._calls(_joined, parts, self._sets.left_out)
+
+    async def records_of(self, ids: Collection[bytes]) -> list[bytes]:
+        """The records of those of the ids that are held."""
+        return await self._calls(_records_of, self._sets.records, set(ids)) if ids else []
+
+
+def _changed(before: _Sets, changes: _Changes) -> _Sets:
+    held = b"".join(record for record, is_held in changes.items() if is_held)
+    out = b"".join(record for record, is_held in changes.items() if not is_held)
+    return _Sets(before.records.delete(out).insert(held), before.left_out.delete(held).insert(out))
+
+
+def _taken_over(before: _Sets, listed: RecordSet, changes: _Changes) -> tuple[_Sets, list[bytes]]:
+    """The new sets, and what need not be left out any more: it is not listed.
+
+    :param changes: what changed since the listing was begun.
+    """
+    left_out = before.left_out
+    unlisted = as_list(difference(_keys(left_out), _keys(listed)))
+    forgotten = [record for record in unlisted if record not in changes]
+    records = listed.delete(left_out.to_array())
+    after = _changed(_Sets(records, left_out.delete(b"".join(forgotten))), changes)
+    if after.records == before.records:
+        after = after._replace(records=before.records)
+    return after, forgotten
+
+
+def _joined(parts: Collection[Records], left_out: RecordSet) -> RecordSet:
+    return to_set(difference(np.concatenate([EMPTY, *parts]), _keys(left_out)))
+
+
+def _records_of(records: RecordSet, ids: set[bytes]) -> list[bytes]:
+    keys = _keys(records)
+    heads = np.ascontiguousarray(records.to_array()[:, 8:16]).view("<u8")[:, 0]
+    wanted = np.array([int.from_bytes(event_id[:8], "little") for event_id in ids], "<u8")
+    return [record for record in as_list(keys[np.isin(heads, wanted)]) if record[8:] in ids]
+
+
+def _keys(records: RecordSet) -> Records:
+    return np.ascontiguousarray(records.to_array()).view(KEY).reshape(-1)

@@ -1,0 +1,183 @@
+"""Questions to the database, in as many calls as its limits ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from negd.nostr.event import Event
+from negd.nostr.filter import Filter
+from negd.nostr.lifecycle import Address, address_of, is_expired
+from negd.reconcile import RecordSet
+from negd.storage.order import listing_key, newest_first
+from negd.storage.orlydb.calls import Calls, gathered
+from negd.storage.orlydb.database import Database, Listed
+from negd.storage.orlydb.gen.orlydb.v1 import service_pb2 as proto
+from negd.storage.orlydb.held import Held
+from negd.storage.orlydb.queries import (
+    LATEST,
+    Question,
+    combined,
+    deletions_by,
+    deletions_of_address,
+    deletions_of_id,
+    question_of,
+    versions_at,
+    within,
+)
+from negd.storage.orlydb.windows import TARGET, Windows
+from negd.storage.postings import Records, as_list, between
+
+_LISTINGS = 4
+"""Listings asked for at a time: each is a scan to the database."""
+
+_VERSIONS = 10
+"""Versions of one address that are read at a time."""
+
+_FIRST_REACH = 3600
+"""Seconds that the first window goes back where nothing is known of the database yet."""
+
+_LOOKED_THROUGH = 8
+"""Records of the store, for each one wanted, that the first window of a page spans."""
+
+
+class Reading:
+    """What the rules and the store want to know.
+
+    :param held: what is left out of the answers that say so.
+    """
+
+    def __init__(self, clock: IReactorTime, calls: Calls, database: Database, held: Held) -> None:
+        self._clock = clock
+        self._calls = calls
+        self._database = database
+        self._held = held
+        self._listings = DeferredSemaphore(_LISTINGS)
+
+    # --- events ---------------------------------------------------------------------------------
+
+    async def by_ids(self, ids: Sequence[bytes]) -> dict[bytes, Event]:
+        """What the database keeps of those events, left out or not."""
+        return await self._calls(self._database.by_ids, ids) if ids else {}
+
+    async def by_serials(self, serials: Sequence[int]) -> dict[int, Event | None]:
+        """What the database keeps under those numbers; None for what is there no more."""
+        return await self._calls(self._database.by_serials, serials) if serials else {}
+
+    async def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Which of the events the database keeps, left out or not."""
+        return set(await self._calls(self._database.serials, ids)) if ids else set()
+
+    async def versions(self, address: Address) -> list[Event]:
+        """The latest events that are held at an address, the one that counts first.
+
+        All that are older may be left away.
+        """
+        listed = await self._list(versions_at(address))
+        newest_first = sorted(as_list(listed.records), key=listing_key)
+        ids = [record[8:] for record in newest_first if not self._held.is_left_out(record[8:])]
+        now = self._clock.seconds()
+        for at in range(0, len(ids), _VERSIONS):
+            events = (await self.by_ids(ids[at : at + _VERSIONS])).values()
+            found = [e for e in events if address_of(e) == address and not is_expired(e, now)]
+            if found:
+                return sorted(found, key=lambda event: listing_key(event.record))
+        return []
+
+    async def is_deleted(self, event: Event, address: Address) -> bool:
+        """Whether the author of a replaceable event asked for its deletion (NIP-09).
+
+        Of other events the database itself knows when it saves them.
+        """
+        deletions = await self._list(deletions_by(event.pubkey))
+        if not len(deletions.records):
+            return False
+        by_id, *by_address = await self._list_all(
+            [deletions_of_id(event.pubkey, event.id), *deletions_of_address(address)]
+        )
+        since = event.created_at
+        return len(by_id) > 0 or any(
+            len(between(np.sort(found), since, None)) > 0 for found in by_address
+        )
+
+    # --- listings -------------------------------------------------------------------------------
+
+    async def listed(self, wanted: proto.Filter) -> Listed:
+        """All that the database lists for a filter without bounds, left out or not.
+
+        Some items may be there twice.
+        """
+        parts: list[Listed] = []
+        windows = self._windows(None, None, TARGET)
+        while not windows.finished:
+            parts.append(
+                await windows.next(
+                    lambda begin, end: self._list(within(begin, end, wanted)),
+                    lambda part: len(part.records),
+                )
+            )
+        return await self._calls(Listed.joined, parts)
+
+    async def matching(self, wanted: Filter) -> RecordSet:
+        """The records held that match a filter without ids; its limit is ignored."""
+        question = question_of(wanted)
+        windows = self._windows(wanted.since, wanted.until, TARGET)
+        parts: list[Records] = []
+        while not windows.finished:
+            parts.append(await self._next(windows, question))
+        return await self._held.without_left_out(parts[::-1])
+
+    async def newest(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
+        """Up to ``most`` records held that match a filter without ids, newest first.
+
+        :param after: only those that follow it in that order.
+        """
+        question = question_of(wanted)
+        until = wanted.until
+        if after is not None:
+            until = min(_second(after), LATEST if until is None else until)
+        windows = self._windows(wanted.since, until, _LOOKED_THROUGH * most)
+        found: list[bytes] = []
+        while not windows.finished and len(found) < most:
+            part = await self._held.without_left_out([await self._next(windows, question)])
+            found += newest_first(part, after, most - len(found))
+        return found
+
+    def _windows(self, since: int | None, until: int | None, first: int) -> Windows:
+        """Windows over a span, of which the first one holds so many records of any kind."""
+        since, until = since or 0, LATEST if until is None else min(until, LATEST)
+        if not self._held.is_loaded:
+            return Windows(since, until, int(self._clock.seconds()), _FIRST_REACH)
+        known = self._held.records.window(since, until)
+        if len(known) <= first:
+            return Windows(since, until, until, max(0, until - since))
+        newest = _second(known.record(len(known) - 1))
+        return Windows(since, until, newest, newest - _second(known.record(len(known) - first)))
+
+    async def _next(self, windows: Windows, question: Question) -> Records:
+        """What is listed in the next window. Sorted and distinct."""
+
+        async def ask(begin: int, end: int) -> tuple[Records, int]:
+            asked = [[within(begin, end, each) for each in united] for united in question]
+            answers = [await self._list_all(united) for united in asked]
+            records = await self._calls(combined, answers)
+            size = sum(len(answer) for united in answers for answer in united)
+            return between(records, begin, end), size
+
+        records, _ = await windows.next(ask, lambda answer: answer[1])
+        return records
+
+    async def _list_all(self, wanted: Sequence[proto.Filter]) -> list[Records]:
+        """What is listed for each of some filters."""
+        answers = await gathered(self._list(each) for each in wanted)
+        return [answer.records for answer in answers]
+
+    async def _list(self, wanted: proto.Filter) -> Listed:
+        return await self._listings.run(self._calls, self._database.listed, wanted)
+
+
+def _second(record: bytes) -> int:
+    return int.from_bytes(record[:8], "big")
