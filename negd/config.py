@@ -20,6 +20,7 @@ from negd.nostr import filter as filters
 from negd.nostr.event import is_lower_hex
 from negd.peers.urls import canonical
 from negd.settings import PeerSettings, Section, Settings
+from negd.websocket.socks import FORM, Proxy
 
 _TYPES = {
     "array": "a list",
@@ -145,11 +146,21 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
             filters.from_json(peer.filter)
         except filters.InvalidFilter as error:
             yield f"peer[{index}].filter", peer.filter, f"a NIP-01 filter ({error.text})"
+        if peer.proxy and not _is_proxy(peer.proxy):
+            yield f"peer[{index}].proxy", re.sub(r"//.*@", "//...@", peer.proxy), FORM
 
 
 def _is_address(text: str) -> bool:
     try:
         Address.parse(text)
+    except ConfigError:
+        return False
+    return True
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        Proxy.parse(text)
     except ConfigError:
         return False
     return True

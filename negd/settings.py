@@ -150,6 +150,7 @@ class PeerSettings(Section, frozen=True):
     :ivar filter: a NIP-01 filter that limits what is kept equal.
     :ivar interval: seconds between syncs; none takes the one of ``[sync]``.
     :ivar tail: whether new events move as they come, over a link that is kept open.
+    :ivar proxy: ``socks5://[USER:PASSWORD@]HOST:PORT``; nothing for none.
     """
 
     url: str
@@ -157,6 +158,7 @@ class PeerSettings(Section, frozen=True):
     filter: dict[str, Any] = {}
     interval: Seconds | None = None
     tail: bool = True
+    proxy: str = ""
 
 
 class Settings(Section, frozen=True):

@@ -24,6 +24,7 @@ from negd.interfaces import IEventStore, IPeerSync
 from negd.keys import read_key
 from negd.peers.listing import listing_of
 from negd.peers.roster import Roster
+from negd.peers.urls import canonical
 from negd.service import Daemon, Undoing, give_up, stop_on
 from negd.settings import RelaySettings, Settings
 from negd.storage import open_store, store_summaries
@@ -36,6 +37,7 @@ from negd.web.site import make_site
 from negd.websocket.client import Dialer
 from negd.websocket.conversation import Backend
 from negd.websocket.server import ClientFactory
+from negd.websocket.terms import terms_of
 
 _STORE = Settings().store
 _LISTEN = Settings().websocket.listen[0]
@@ -164,7 +166,8 @@ class House:
         answering = self._threads(undoing, threads, "answering")
         intake = Intake(storage.events, settings.intake, checking, threads)
         sessions = SessionTable(storage.events, settings.sessions, reactor, answering)
-        dialer = Dialer(reactor, settings.sync)
+        terms = {canonical(peer.url): terms_of(peer) for peer in settings.peer}
+        dialer = Dialer(reactor, settings.sync, terms=terms)
         node = Node(storage.events, intake, dialer, settings.sync, reactor, answering, self._signer)
         roster = Roster(node, storage.book, SystemRandom())
         await self._open_endpoints(undoing, storage.events, intake, sessions, roster)

@@ -192,6 +192,12 @@ def test_a_peer_given_again_keeps_what_the_file_says_of_it() -> None:
     assert chosen.peer == (PeerSettings(url="ws://a", direction="up"),)
 
 
+def test_a_proxy_that_is_none_is_named_without_its_password() -> None:
+    said = complaint("[[peer]]\nurl = 'ws://a'\nproxy = 'socks5://spam:eggs@h'")
+    assert "peer[0].proxy = 'socks5://...@h': expected socks5://[USER:PASSWORD@]HOST" in said
+    assert "eggs" not in said
+
+
 def test_a_wrong_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"command line: control.address = 'x': expected HOST"):
         config.override(Settings(), control="x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,6 +26,8 @@ from negd.settings import SyncSettings
 from negd.websocket.information import ask_document
 from negd.websocket.pacing import PacedWebSocket
 from negd.websocket.routes import Routes, describe_failure, plainly_cancelled
+from negd.websocket.socks import Proxy
+from negd.websocket.terms import LinkTerms
 
 log = Logger()
 
@@ -211,13 +214,19 @@ class Dialer:
 
     :param reactor: an IReactorTime, IReactorTCP and IReactorPluggableNameResolver.
     :param trust: the authority that signs peers' certificates; the platform's unless given.
+    :param terms: by canonical URL, of those peers that have terms of their own.
     """
 
     def __init__(
-        self, reactor: Any, settings: SyncSettings, trust: Certificate | None = None
+        self,
+        reactor: Any,
+        settings: SyncSettings,
+        trust: Certificate | None = None,
+        terms: Mapping[str, LinkTerms] | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
+        self._terms = terms or {}
         self._routes = Routes(reactor, settings.connect, trust)
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
@@ -226,21 +235,27 @@ class Dialer:
             factory = _LinkFactory(url, listener, self._settings, self._reactor)
         except Exception as error:  # autobahn raises no narrower one on a URL it cannot read
             raise PeerError(_printable(f"cannot dial {url}: {error}")) from None
-        seconds = self._settings.connect
-        opening = Deferred.fromCoroutine(self._open(urlsplit(url), factory))
+        seconds, proxy = self._settings.connect, self._terms_of(url).proxy
+        opening = Deferred.fromCoroutine(self._open(urlsplit(url), proxy, factory))
         try:
             return await opening.addTimeout(seconds, self._reactor)
         except TimeoutError:
             missing = "connection" if factory.link is None else "WebSocket handshake"
-            raise PeerError(f"no {missing} within {seconds:g} s") from None
+            through = "" if proxy is None else f" through the proxy {proxy}"
+            raise PeerError(f"no {missing}{through} within {seconds:g} s") from None
 
-    async def _open(self, place: SplitResult, factory: _LinkFactory) -> PeerLink:
+    def _terms_of(self, url: str) -> LinkTerms:
+        return self._terms.get(url) or LinkTerms()
+
+    async def _open(
+        self, place: SplitResult, proxy: Proxy | None, factory: _LinkFactory
+    ) -> PeerLink:
         try:
-            link = await plainly_cancelled(self._routes.to(place).connect(factory))
+            link = await plainly_cancelled(self._routes.to(place, proxy).connect(factory))
         except CancelledError:
             raise
         except Exception as error:
-            raise PeerError(_printable(describe_failure(error, place))) from None
+            raise PeerError(_printable(describe_failure(error, place, proxy))) from None
         assert isinstance(link, PeerLink)
         await link.opened
         return link
@@ -259,7 +274,8 @@ class Dialer:
 
     async def _ask(self, url: str) -> RelayDocument | None:
         place = urlsplit(url)
-        return await ask_document(place, self._routes.to(place), self._reactor)
+        endpoint = self._routes.to(place, self._terms_of(url).proxy)
+        return await ask_document(place, endpoint, self._reactor)
 
 
 def _describe_tls(error: BaseException) -> str:

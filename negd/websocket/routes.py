@@ -1,4 +1,4 @@
-"""Ways to relays: TCP, with TLS for ``wss``; and what to say where there is none."""
+"""Ways to relays: TCP, through a proxy or not, with TLS for ``wss``; and why there is none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
 
+from negd.errors import PeerError
+from negd.websocket.proxied import ProxiedEndpoint, ProxyUnreachable
+from negd.websocket.socks import Proxy, SocksError
+
 T = TypeVar("T")
 
 
@@ -34,18 +38,30 @@ class Routes:
         self._patience = patience
         self._trust = trust
 
-    def to(self, place: SplitResult) -> IStreamClientEndpoint:
+    def to(self, place: SplitResult, proxy: Proxy | None = None) -> IStreamClientEndpoint:
         """The endpoint of a relay's canonical URL.
 
-        :raises Exception: there can be none for this host or port.
+        :param proxy: through which to go; it resolves the relay's name then.
+        :raises PeerError: the relay cannot be reached without a proxy.
+        :raises Exception: there can be no endpoint for this host or port.
         """
         host = place.hostname or ""
         is_secure = place.scheme == "wss"
-        port = place.port or (443 if is_secure else 80)
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=self._patience)
+        endpoint = self._tcp(host, place.port or (443 if is_secure else 80), proxy)
         if not is_secure:
             return endpoint
         return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+
+    def _tcp(self, host: str, port: int, proxy: Proxy | None) -> IStreamClientEndpoint:
+        if proxy is not None:
+            return ProxiedEndpoint(self._by_name(proxy.host, proxy.port), proxy, host, port)
+        # Asking a name server for it would tell it, and be in vain (RFC 7686).
+        if host.rstrip(".").endswith(".onion"):
+            raise PeerError(f"{host} is reached through Tor only: give this peer a proxy")
+        return self._by_name(host, port)
+
+    def _by_name(self, host: str, port: int) -> IStreamClientEndpoint:
+        return HostnameEndpoint(self._reactor, host, port, timeout=self._patience)
 
 
 def plainly_cancelled(connecting: Deferred[T]) -> Deferred[T]:
@@ -64,14 +80,24 @@ def plainly_cancelled(connecting: Deferred[T]) -> Deferred[T]:
     return outcome
 
 
-def describe_failure(error: Exception, place: SplitResult) -> str:
+def describe_failure(error: Exception, place: SplitResult, proxy: Proxy | None = None) -> str:
     """Why a relay was not reached, in words."""
+    if isinstance(error, PeerError):
+        return error.text
+    if isinstance(error, SocksError):
+        return f"the proxy {proxy} {error.text}"
+    if isinstance(error, ProxyUnreachable):
+        return _describe(error.reason, f"the proxy {proxy}")
+    return _describe(error, place.netloc)
+
+
+def _describe(error: Exception, name: str) -> str:
     if isinstance(error, DNSLookupError):
-        return f"no address found for {place.hostname}"
+        return f"no address found for {name}"
     if isinstance(error, ConnectionRefusedError):
-        return f"{place.netloc} refuses connections"
+        return f"{name} refuses connections"
     if isinstance(error, TCPTimedOutError | UserError):
-        return f"{place.netloc} does not answer"
+        return f"{name} does not answer"
     if isinstance(error, ConnectError):
-        return f"{place.netloc} cannot be reached: {error.osError or error}"
-    return f"{place.netloc} cannot be dialed: {error}"
+        return f"{name} cannot be reached: {error.osError or error}"
+    return f"{name} cannot be dialed: {error}"

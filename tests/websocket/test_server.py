@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -40,6 +34,7 @@ from negd.nostr.messages import (
 from negd.nostr.signing import Signer
 from negd.settings import EndpointSettings, SyncSettings
 from negd.storage import open_store
+from negd.testing.certificates import certificate_for
 from negd.testing.links import memory_backend
 from negd.testing.listeners import RecordingListener
 from negd.testing.relays import CannedServer, LoopbackRelay, until
@@ -47,29 +42,6 @@ from negd.websocket.client import Dialer, PeerLink
 
 reactor: Any = installed_reactor
 alice = Signer(b"\x01" * 32)
-
-
-def certificate_for(name: str) -> PrivateCertificate:
-    """A certificate of its own authority for a host name."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(Encoding.PEM)
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    loaded: PrivateCertificate = PrivateCertificate.loadPEM(pem + secret)
-    return loaded
 
 
 @implementer(IIntake)

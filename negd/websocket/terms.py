@@ -1,0 +1,23 @@
+"""How links to a peer are made: what its ``[[peer]]`` says of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from negd.settings import PeerSettings
+from negd.websocket.socks import Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTerms:
+    """:ivar proxy: through which the peer is reached; None for straight."""
+
+    proxy: Proxy | None = None
+
+
+def terms_of(settings: PeerSettings) -> LinkTerms:
+    """The terms that a ``[[peer]]`` states.
+
+    :raises negd.errors.ConfigError: its proxy is no proxy's URL.
+    """
+    return LinkTerms(Proxy.parse(settings.proxy) if settings.proxy else None)
