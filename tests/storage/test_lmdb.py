@@ -19,11 +19,20 @@ from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage.lmdb import reader
 from negd.storage.lmdb.environment import Environment
-from negd.storage.lmdb.shelf import number_key
+from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
-from tests.storage.contract import LIMIT, NOW, AnswersContract, Stand, StorageContract, note
+from tests.storage.contract import (
+    ALICE,
+    LIMIT,
+    NOW,
+    AnswersContract,
+    Stand,
+    StorageContract,
+    assert_answers,
+    note,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,16 +119,53 @@ def test_all_is_there_after_reopening(tmp_path: Path) -> None:
             stand.assert_sound()
 
 
-def test_what_expired_while_closed_is_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [0, reader._WHOLE])
+def test_what_expired_and_is_not_swept_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    """A reader cannot sweep; the writer that comes after it does."""
+    monkeypatch.setattr(reader, "_WHOLE", whole)
+    gone = note(tags=[["expiration", str(NOW + 5)], ["t", "x"]])
+    stays = note(NOW - 1, tags=[["t", "x"]])
     with opened(tmp_path) as stand:
-        stand.ingest(note(tags=[["expiration", str(NOW + 5)]]), note(content="stays"))
+        stand.ingest(gone, stays)
     clock = ThreadedClock(NOW + 5)
     for read_only in (True, False):
-        storage = clock.wait(LmdbStorage.open(str(tmp_path), clock, read_only))
-        stand = Stand(clock, storage)
-        assert len(stand.ids()) == 1
-        assert len(stand.ids(Filter.build(kinds=[1]))) == 1
-        clock.wait(storage.close())
+        stand = Stand(clock, clock.wait(LmdbStorage.open(str(tmp_path), clock, read_only)))
+        for wanted in (
+            EVERYTHING,
+            Filter.build(kinds=[1]),
+            Filter.build(kinds=[1], limit=1),
+            Filter.build(tags={"t": ["x"]}, authors=[bytes.fromhex(ALICE.pubkey)]),
+            Filter.build(ids=[gone.id_bytes, stays.id_bytes]),
+        ):
+            assert_answers(stand, [stays], wanted, page=1)
+        assert stand.wait(stand.events.known([gone.id_bytes, stays.id_bytes])) == {stays.id_bytes}
+        assert stand.wait(stand.events.statistics()).events == 1
+        clock.wait(stand.storage.close())
+
+
+def test_expired_events_that_cannot_be_removed_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stays = note(tags=[["expiration", str(NOW + 5)]]), note(content="stays")
+
+    def no_room(*_: object) -> float:
+        raise StorageError("no room")
+
+    with opened(tmp_path) as stand:
+        stand.ingest(gone, stays)
+        with monkeypatch.context() as patch:
+            patch.setattr(LmdbShelf, "sweep", no_room)
+            stand.clock.advance(5)
+            generation = stand.events.generation
+            assert_answers(stand, [stays], EVERYTHING)
+            assert_answers(stand, [stays], Filter.build(kinds=[1]))
+            assert stand.events.generation == generation
+        stand.clock.advance(1)
+        assert_answers(stand, [stays], EVERYTHING)
+    with opened(tmp_path) as stand:
+        assert len(stand.ids()) == 1, "the sweep was tried again"
 
 
 def test_read_only_takes_nothing(tmp_path: Path) -> None:
@@ -167,7 +213,7 @@ def test_readers_work_beside_the_writer(tmp_path: Path) -> None:
     script = """
 import sys
 from negd.nostr.filter import Filter
-from negd.storage.lmdb.shelf import number_key
+from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.threads import ThreadedClock
 clock = ThreadedClock(1_700_000_000)
@@ -313,7 +359,7 @@ _ROOMLESS = """
 import resource, sys
 from negd.errors import StorageError
 from negd.nostr.filter import EVERYTHING, Filter
-from negd.storage.lmdb.shelf import number_key
+from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -355,7 +401,7 @@ def test_full_disk_refuses_writes_and_loses_nothing(tmp_path: Path) -> None:
 
 _WRITING = """
 import sys
-from negd.storage.lmdb.shelf import number_key
+from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
