@@ -151,6 +151,7 @@ class PeerSettings(Section, frozen=True):
     :ivar interval: seconds between syncs; none takes the one of ``[sync]``.
     :ivar tail: whether new events move as they come, over a link that is kept open.
     :ivar proxy: ``socks5://[USER:PASSWORD@]HOST:PORT``; nothing for none.
+    :ivar compression: whether to offer the peer permessage-deflate.
     """
 
     url: str
@@ -159,6 +160,7 @@ class PeerSettings(Section, frozen=True):
     interval: Seconds | None = None
     tail: bool = True
     proxy: str = ""
+    compression: bool = False
 
 
 class Settings(Section, frozen=True):

@@ -143,6 +143,8 @@ class _ScriptedConnection(ClientConnection):
     def _play(self, acts: Iterable[Act]) -> None:
         for act in acts:
             match act:
+                case bytes() if self._perMessageCompress is not None:
+                    self.sendMessage(act)
                 case bytes():
                     self.send(act)
                 case Binary():
@@ -159,9 +161,14 @@ class _ScriptedFactory(ClientFactory):
     protocol = _ScriptedConnection
 
     def __init__(
-        self, reactor: Any, script: Callable[[bytes], Iterable[Act]], greeting: Iterable[Act]
+        self,
+        reactor: Any,
+        script: Callable[[bytes], Iterable[Act]],
+        greeting: Iterable[Act],
+        compression: Callable[[Any], Any] | None,
     ) -> None:
         super().__init__(memory_backend(reactor, EndpointSettings(max_message=10**8)), reactor)
+        self.setProtocolOptions(perMessageCompressionAccept=compression)
         self.script = script
         self.greeting = tuple(greeting)
         self.heard: list[bytes] = []
@@ -172,6 +179,8 @@ class ScriptedRelay(_Listening):
 
     :param script: from a client's message to what is done; silence unless given.
     :param greeting: what is done when a client has connected.
+    :param compression: what it accepts of a client's offers to compress, in autobahn's terms; all
+        it sends is compressed then.
     """
 
     def __init__(
@@ -179,8 +188,9 @@ class ScriptedRelay(_Listening):
         reactor: Any,
         script: Callable[[bytes], Iterable[Act]] = lambda _: (),
         greeting: Iterable[Act] = (),
+        compression: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._scripted = _ScriptedFactory(reactor, script, greeting)
+        self._scripted = _ScriptedFactory(reactor, script, greeting, compression)
         super().__init__(reactor, Site(self._scripted.as_resource(), reactor=reactor))
 
     @property

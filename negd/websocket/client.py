@@ -7,6 +7,11 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.compress import (
+    PerMessageDeflateOffer,
+    PerMessageDeflateResponse,
+    PerMessageDeflateResponseAccept,
+)
 from autobahn.websocket.types import ConnectingRequest
 from OpenSSL import SSL
 from service_identity import VerificationError
@@ -37,6 +42,9 @@ _CLOSING = 5.0
 _DESCRIBED = 5.0
 """Seconds a peer may take to say what it is."""
 
+_COMPRESSED = 4
+"""The frame bit that marks a compressed message (RFC 7692, section 6)."""
+
 _LARGEST_HEADER = 16_384
 _LONGEST_REASON = 200
 
@@ -57,7 +65,17 @@ class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
         self._fault: BaseException | None = None
         self._is_open = self._closed_by_us = False
 
-    # --- IPeerLink; send, pause and resume are PacedWebSocket's ---------------------------------
+    # --- IPeerLink; pause and resume are PacedWebSocket's ---------------------------------------
+
+    def send(self, text: bytes) -> None:
+        """See :meth:`IPeerLink.send`; compressed where the peer has agreed to that."""
+        deflate = self._perMessageCompress
+        if deflate is None or self.state != self.STATE_OPEN:
+            super().send(text)
+            return
+        deflate.start_compress_message()
+        payload = deflate.compress_message_data(text) + deflate.end_compress_message()
+        self.sendFrame(self.MESSAGE_TYPE_TEXT, payload, rsv=_COMPRESSED)
 
     async def drained(self) -> None:
         """See :meth:`IPeerLink.drained`."""
@@ -185,7 +203,12 @@ class _LinkFactory(WebSocketClientFactory):
     noisy = False
 
     def __init__(
-        self, url: str, listener: IPeerListener, settings: SyncSettings, reactor: Any
+        self,
+        url: str,
+        listener: IPeerListener,
+        settings: SyncSettings,
+        terms: LinkTerms,
+        reactor: Any,
     ) -> None:
         super().__init__(url, useragent=f"negd/{__version__}", reactor=reactor)
         self.link: PeerLink | None = None
@@ -199,7 +222,15 @@ class _LinkFactory(WebSocketClientFactory):
             autoPingInterval=_PING_INTERVAL,
             autoPingTimeout=_PING_TIMEOUT,
             tcpNoDelay=True,
+            perMessageCompressionOffers=[PerMessageDeflateOffer()] if terms.compression else [],
+            perMessageCompressionAccept=self._accept_compression,
         )
+
+    def _accept_compression(self, response: object) -> PerMessageDeflateResponseAccept | None:
+        if not isinstance(response, PerMessageDeflateResponse):
+            return None
+        most = self.maxMessagePayloadSize
+        return PerMessageDeflateResponseAccept(response, max_message_size=most)
 
     def buildProtocol(self, addr: object) -> PeerLink:
         """The link of the attempt."""
@@ -231,11 +262,12 @@ class Dialer:
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""
+        terms = self._terms_of(url)
         try:
-            factory = _LinkFactory(url, listener, self._settings, self._reactor)
+            factory = _LinkFactory(url, listener, self._settings, terms, self._reactor)
         except Exception as error:  # autobahn raises no narrower one on a URL it cannot read
             raise PeerError(_printable(f"cannot dial {url}: {error}")) from None
-        seconds, proxy = self._settings.connect, self._terms_of(url).proxy
+        seconds, proxy = self._settings.connect, terms.proxy
         opening = Deferred.fromCoroutine(self._open(urlsplit(url), proxy, factory))
         try:
             return await opening.addTimeout(seconds, self._reactor)

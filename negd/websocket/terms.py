@@ -10,9 +10,13 @@ from negd.websocket.socks import Proxy
 
 @dataclass(frozen=True, slots=True)
 class LinkTerms:
-    """:ivar proxy: through which the peer is reached; None for straight."""
+    """
+    :ivar proxy: through which the peer is reached; None for straight.
+    :ivar compression: whether permessage-deflate is offered (RFC 7692).
+    """
 
     proxy: Proxy | None = None
+    compression: bool = False
 
 
 def terms_of(settings: PeerSettings) -> LinkTerms:
@@ -20,4 +24,7 @@ def terms_of(settings: PeerSettings) -> LinkTerms:
 
     :raises negd.errors.ConfigError: its proxy is no proxy's URL.
     """
-    return LinkTerms(Proxy.parse(settings.proxy) if settings.proxy else None)
+    return LinkTerms(
+        Proxy.parse(settings.proxy) if settings.proxy else None,
+        settings.compression,
+    )
