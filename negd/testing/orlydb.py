@@ -199,11 +199,12 @@ class _Contents:
         for value in deletion.values(b"a"):
             kind, _, rest = value.decode().partition(":")
             author, _, identifier = rest.partition(":")
-            place = kind, author, identifier.encode()
             for item in list(self._found_by.get(("author", deletion.author), {}).values()):
-                shown = str(item.kind), item.author.hex(), item.place[2]
-                is_version = item.is_replaceable or item.is_addressable
-                if is_version and shown == place and item.second < deletion.second:
+                is_named = item.is_replaceable or (
+                    item.is_addressable and item.place[2] == identifier.encode()
+                )
+                is_meant = (str(item.kind), item.author.hex()) == (kind, author)
+                if is_named and is_meant and item.second < deletion.second:
                     self.remove(item)
 
 

@@ -106,19 +106,25 @@ class Difference(Enum):
 
     DELETIONS_CAN_BE_DELETED = "a deletion named by a later one of its author is undone"
     EXPIRED_VERSIONS_HOLD_THEIR_PLACE = "an older version than an expired one is not taken"
+    ADDRESSES_ARE_TAKEN_LITERALLY = "an address that says too much keeps no version out"
 
 
 def comparable(history: Sequence[Event], differences: Set[Difference]) -> list[Event]:
     """The events less those with which a storage would part from the naive relay."""
     deletions = {event.id for event in history if event.kind == 5}
 
-    def parts(event: Event) -> bool:
-        if Difference.DELETIONS_CAN_BE_DELETED in differences and event.kind == 5:
-            return any(len(tag) > 1 and tag[0] == "e" and tag[1] in deletions for tag in event.tags)
-        is_version = address_of(event) is not None and expiration_of(event) is not None
-        return Difference.EXPIRED_VERSIONS_HOLD_THEIR_PLACE in differences and is_version
+    def about(event: Event) -> set[Difference]:
+        found = set()
+        if address_of(event) is not None and expiration_of(event) is not None:
+            found.add(Difference.EXPIRED_VERSIONS_HOLD_THEIR_PLACE)
+        for name, value in event.indexed_tags() if event.kind == 5 else ():
+            if name == "e" and value in deletions:
+                found.add(Difference.DELETIONS_CAN_BE_DELETED)
+            if name == "a" and not value.startswith("3") and not value.endswith(":"):
+                found.add(Difference.ADDRESSES_ARE_TAKEN_LITERALLY)
+        return found
 
-    return [event for event in history if not parts(event)]
+    return [event for event in history if differences.isdisjoint(about(event))]
 
 
 class AnswersContract:
@@ -408,6 +414,18 @@ class StorageContract(AnswersContract):
         ]
         assert stand.ids() == {deletion.id_bytes, third.id_bytes}
         stand.assert_sound()
+
+    def test_deletion_by_an_address_that_says_too_much(self, stand: Stand) -> None:
+        profile = note(kind=0)
+        deletion = note(NOW + 1, kind=5, tags=[["a", f"0:{ALICE.pubkey}:profile"]])
+        late = note(NOW - 1, kind=0)
+        literally = Difference.ADDRESSES_ARE_TAKEN_LITERALLY in self.differences
+        assert stand.ingest(profile, deletion, late) == [
+            Outcome.STORED,
+            Outcome.STORED,
+            Outcome.STORED if literally else Outcome.DELETED,
+        ]
+        assert profile.id_bytes not in stand.ids()
 
     def test_earlier_deletion_by_address_does_not_shrink_a_later_one(self, stand: Stand) -> None:
         coordinate = f"30023:{ALICE.pubkey}:x"
