@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,14 @@ def print_table(rows: Iterable[list[str]]) -> None:
 
 
 def main() -> int:
+    if find_spec("pytest_benchmark") is None:
+        sys.exit("the benchmarks need pytest-benchmark: pip install pytest-benchmark")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], metavar="suite",
-                        help=f"of {', '.join(SUITES)}; all if none is named")  # fmt: skip
-    outcomes = {suite: run(suite) for suite in parser.parse_args().suites or SUITES}
+    parser.add_argument("suites", nargs="*", metavar="suite", help=", ".join(SUITES))
+    suites: list[str] = parser.parse_args().suites or SUITES
+    if unknown := set(suites) - set(SUITES):
+        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    outcomes = {suite: run(suite) for suite in suites}
     print()
     print_table(row(benchmark) for _, benchmarks in outcomes.values() for benchmark in benchmarks)
     print(f"\nall figures: {HERE.name}/{RESULTS.name}/*.json")
