@@ -18,7 +18,7 @@ from negd.control.address import Address
 from negd.errors import ConfigError
 from negd.nostr import filter as filters
 from negd.nostr.event import is_lower_hex
-from negd.peers.urls import canonical
+from negd.peers.urls import canonical, target
 from negd.settings import PeerSettings, Section, Settings
 from negd.websocket.socks import FORM, Proxy
 
@@ -136,12 +136,19 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
         yield "relay.pubkey", pubkey, "64 lower-case hex digits, or nothing"
     if not _is_address(settings.control.address):
         yield "control.address", settings.control.address, "HOST:PORT or unix:PATH"
+    yield from _peer_mistakes(settings)
+
+
+def _peer_mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
     urls = [_canonical(peer.url) for peer in settings.peer]
     for index, peer in enumerate(settings.peer):
         if urls[index] is None:
             yield f"peer[{index}].url", peer.url, "ws://HOST[:PORT][/PATH] or wss://..."
         elif urls[index] in urls[:index]:
             yield f"peer[{index}].url", peer.url, "each peer once"
+        elif not _may_be_dialed(peer.url, settings):
+            expected = "a public address, as sync.private_targets is false"
+            yield f"peer[{index}].url", peer.url, expected
         try:
             filters.from_json(peer.filter)
         except filters.InvalidFilter as error:
@@ -153,6 +160,14 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
 def _is_address(text: str) -> bool:
     try:
         Address.parse(text)
+    except ConfigError:
+        return False
+    return True
+
+
+def _may_be_dialed(url: str, settings: Settings) -> bool:
+    try:
+        target(url, settings.sync.private_targets)
     except ConfigError:
         return False
     return True

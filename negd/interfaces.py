@@ -581,7 +581,7 @@ class IPeerSync(Interface):
     async def trigger(url: str | None, wanted: Filter) -> None:
         """Start a sync with a peer, or with all; returns when it is under way or in line.
 
-        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.ConfigError: not a relay's URL, or one that is forbidden.
         :raises negd.errors.Unknown: the peer is not listed.
         """
 
@@ -592,7 +592,7 @@ class IPeerSync(Interface):
 
         ``progress`` is told of each round and each batch. Cancelling the Deferred stops the run.
 
-        :raises negd.errors.ConfigError: not a relay's URL.
+        :raises negd.errors.ConfigError: not a relay's URL, or one that is forbidden.
         :raises negd.errors.LimitReached: a sync with this peer is already running.
         :raises negd.errors.PeerError: the run failed; what was stored by then is kept.
         """

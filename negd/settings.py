@@ -122,6 +122,7 @@ class SyncSettings(Section, frozen=True):
     :ivar backoff_most: seconds to wait at the most.
     :ivar jitter: the part of a wait that is random.
     :ivar max_peers: peers listed at the most.
+    :ivar private_targets: whether peers may be at loopback, private and similar addresses.
     :ivar ledger_retry: seconds until an explained difference is tried once more; doubled after
         each try in vain, up to 64 times that.
     """
@@ -140,6 +141,7 @@ class SyncSettings(Section, frozen=True):
     backoff_most: Seconds = 3600.0
     jitter: Fraction = 0.2
     max_peers: Count = 1000
+    private_targets: bool = True
     ledger_retry: Seconds = 3600.0
 
 

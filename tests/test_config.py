@@ -192,6 +192,13 @@ def test_a_peer_given_again_keeps_what_the_file_says_of_it() -> None:
     assert chosen.peer == (PeerSettings(url="ws://a", direction="up"),)
 
 
+def test_a_private_peer_is_named_where_private_peers_are_forbidden() -> None:
+    text = "sync.private_targets = false\n[[peer]]\nurl = 'ws://127.0.0.1:7777'"
+    said = complaint(text)
+    assert "peer[0].url = 'ws://127.0.0.1:7777': expected a public address, as sync.priv" in said
+    assert config.parse(text.replace("false", "true"), "negd.toml").peer
+
+
 def test_a_proxy_that_is_none_is_named_without_its_password() -> None:
     said = complaint("[[peer]]\nurl = 'ws://a'\nproxy = 'socks5://spam:eggs@h'")
     assert "peer[0].proxy = 'socks5://...@h': expected socks5://[USER:PASSWORD@]HOST" in said

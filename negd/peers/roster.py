@@ -23,7 +23,7 @@ from negd.nostr.filter import Filter
 from negd.peers.attendance import Attendance
 from negd.peers.listing import Listing
 from negd.peers.peer import Peer
-from negd.peers.urls import canonical
+from negd.peers.urls import canonical, target
 from negd.sync.node import Node
 
 log = Logger()
@@ -89,7 +89,7 @@ class Roster:
 
     async def add(self, url: str) -> None:
         """See :meth:`IPeerSync.add`."""
-        listing = Listing(canonical(url))
+        listing = Listing(self._target(url))
         held = self._peers.get(listing.url)
         if held is None:
             held = await self._enlist(listing)
@@ -189,6 +189,13 @@ class Roster:
             raise Unknown(f"peer {url} is not listed")
         return peer
 
+    def _target(self, url: str) -> str:
+        """The canonical URL of a peer that is to be dialed.
+
+        :raises ConfigError: not a relay's URL, or one that is forbidden.
+        """
+        return target(url, self._node.settings.private_targets)
+
     # --- on demand ------------------------------------------------------------------------------
 
     async def trigger(self, url: str | None, wanted: Filter) -> None:
@@ -198,7 +205,7 @@ class Roster:
                 if peer.running is None:
                     self._start(peer, wanted)
             return
-        self._start(self._named(url), wanted)
+        self._start(self._named(self._target(url)), wanted)
 
     def _start(self, peer: Peer, wanted: Filter) -> None:
         """Sync without anybody waiting; what goes wrong is in the peer's state and the log."""
@@ -215,7 +222,7 @@ class Roster:
         self, url: str, wanted: Filter, progress: Callable[[SyncProgress], None]
     ) -> SyncProgress:
         """See :meth:`IPeerSync.sync`."""
-        url = canonical(url)
+        url = self._target(url)
         peer = self._peers.get(url)
         if peer is not None:
             return await peer.sync(wanted, progress)

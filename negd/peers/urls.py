@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from negd.addresses import is_private
 from negd.errors import ConfigError
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
@@ -31,6 +32,19 @@ def canonical(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise _wrong(url, "a user name or password in it")
     return _join(parts, parts.scheme.lower(), host, port)
+
+
+def target(url: str, may_be_private: bool) -> str:
+    """The canonical URL of a relay that is to be dialed.
+
+    :raises ConfigError: it is not the URL of a relay, or its address is private and must not be.
+    """
+    text = canonical(url)
+    if not may_be_private and is_private(urlsplit(text).hostname or ""):
+        raise ConfigError(
+            f"peer {text!r}: expected a public address (private_targets in [sync] is false)"
+        )
+    return text
 
 
 def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:

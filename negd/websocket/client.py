@@ -258,7 +258,7 @@ class Dialer:
         self._reactor = reactor
         self._settings = settings
         self._terms = terms or {}
-        self._routes = Routes(reactor, settings.connect, trust)
+        self._routes = Routes(reactor, settings, trust)
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""

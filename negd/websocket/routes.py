@@ -18,8 +18,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
 
+from negd.addresses import is_private
 from negd.errors import PeerError
+from negd.settings import SyncSettings
 from negd.websocket.proxied import ProxiedEndpoint, ProxyUnreachable
+from negd.websocket.public import FORBIDDEN, PublicEndpoint
 from negd.websocket.socks import Proxy, SocksError
 
 T = TypeVar("T")
@@ -29,20 +32,23 @@ class Routes:
     """Makes endpoints; certificates are verified against the name in the URL.
 
     :param reactor: an IReactorTime, IReactorTCP and IReactorPluggableNameResolver.
-    :param patience: seconds a TCP connection may take.
+    :param settings: how long a TCP connection may take, and whether it may end anywhere.
     :param trust: the authority that signs peers' certificates; the platform's unless given.
     """
 
-    def __init__(self, reactor: Any, patience: float, trust: Certificate | None = None) -> None:
+    def __init__(
+        self, reactor: Any, settings: SyncSettings, trust: Certificate | None = None
+    ) -> None:
         self._reactor = reactor
-        self._patience = patience
+        self._patience = settings.connect
+        self._may_be_private = settings.private_targets
         self._trust = trust
 
     def to(self, place: SplitResult, proxy: Proxy | None = None) -> IStreamClientEndpoint:
         """The endpoint of a relay's canonical URL.
 
         :param proxy: through which to go; it resolves the relay's name then.
-        :raises PeerError: the relay cannot be reached without a proxy.
+        :raises PeerError: the relay's address is forbidden, or takes a proxy.
         :raises Exception: there can be no endpoint for this host or port.
         """
         host = place.hostname or ""
@@ -53,11 +59,15 @@ class Routes:
         return wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
 
     def _tcp(self, host: str, port: int, proxy: Proxy | None) -> IStreamClientEndpoint:
+        if not self._may_be_private and is_private(host):
+            raise PeerError(f"{host} is a private address, {FORBIDDEN}")
         if proxy is not None:
             return ProxiedEndpoint(self._by_name(proxy.host, proxy.port), proxy, host, port)
         # Asking a name server for it would tell it, and be in vain (RFC 7686).
         if host.rstrip(".").endswith(".onion"):
             raise PeerError(f"{host} is reached through Tor only: give this peer a proxy")
+        if not self._may_be_private:
+            return PublicEndpoint(self._reactor, host, port, self._patience)
         return self._by_name(host, port)
 
     def _by_name(self, host: str, port: int) -> IStreamClientEndpoint:

@@ -9,12 +9,13 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
-from negd.errors import LimitReached, PeerError, Unknown
+from negd.errors import ConfigError, LimitReached, PeerError, Unknown
 from negd.interfaces import (
     Direction,
     IPeerSync,
     LedgerEntry,
     PeerDescription,
+    PeerState,
     Residue,
     SyncProgress,
 )
@@ -49,6 +50,22 @@ def make_world() -> Iterator[MakeWorld]:
 
 def test_it_is_a_peer_sync() -> None:
     verifyObject(IPeerSync, World().ours.roster)
+
+
+def test_private_targets_are_refused_where_they_are_forbidden(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(private_targets=False))
+    roster, private = world.ours.roster, "ws://127.0.0.1:7777"
+    drive(world.clock, world.ours.storage.book.put(private, PeerState()))
+    drive(world.clock, roster.start([]))
+    for call in (
+        roster.add(private),
+        roster.trigger(private, EVERYTHING),
+        roster.sync(private, EVERYTHING, lambda _: None),
+    ):
+        assert isinstance(failure_of(Deferred.fromCoroutine(call)), ConfigError)
+    drive(world.clock, roster.remove(private))
+    assert roster.peers() == []
+    assert world.ours.sync(THEIRS).complete
 
 
 def test_two_syncs_with_one_peer_do_not_run_at_once(make_world: MakeWorld) -> None:

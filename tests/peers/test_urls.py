@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from negd.errors import ConfigError
-from negd.peers.urls import canonical
+from negd.peers.urls import canonical, target
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
 def test_what_is_no_relay_is_refused_by_name(given: str) -> None:
     with pytest.raises(ConfigError, match="expected ws://HOST"):
         canonical(given)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:7777", "[::1]", "10.0.0.1/inbox"])
+def test_a_private_target_is_refused_where_it_is_forbidden(host: str) -> None:
+    assert target(f"WS://{host}", may_be_private=True) == f"ws://{host}"
+    with pytest.raises(ConfigError, match=r"expected a public address \(private_targets in"):
+        target(f"WS://{host}", may_be_private=False)
+
+
+def test_other_targets_are_made_canonical() -> None:
+    assert target("Relay.Example/", may_be_private=False) == "wss://relay.example"
+    with pytest.raises(ConfigError, match="expected ws://HOST"):
+        target("http://relay.example", may_be_private=False)
