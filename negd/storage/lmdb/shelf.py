@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from negd.interfaces import Outcome, Verdict
 from negd.nostr.event import Event, decode
-from negd.nostr.lifecycle import Address, address_of, expiration_of
+from negd.nostr.lifecycle import Address, address_of, expiration_of, is_expired
 from negd.storage.lmdb.environment import Database, Databases, Transaction
 from negd.storage.lmdb.writer import Changes
 from negd.storage.rules import take
@@ -164,13 +164,14 @@ class LmdbShelf:
 
         :returns: the second at which the next one expires; infinity where none ever does.
         """
-        cursor = self._txn.cursor(self._databases.expiry)
+        expiry = self._databases.expiry
+        cursor = self._txn.cursor(expiry)
         for _ in range(most):
             if not cursor.first() or int.from_bytes(cursor.key(), "big") > now:
                 break
-            event = self.held(cursor.value()[8:])
-            if event is None:  # a damaged index must not stop the sweep
-                cursor.delete()
-            else:
+            key, record = cursor.item()
+            event = self.held(record[8:])
+            if event is not None and is_expired(event, now):
                 self.remove(event)
+            self._txn.delete(key, record, db=expiry)  # a wrong entry must not stop the sweep
         return int.from_bytes(cursor.key(), "big") if cursor.first() else float("inf")
