@@ -174,17 +174,16 @@ class RecordSet:
         return b"".join(map(Rows.tobytes, pieces))
 
     def held_ids(self, ids: set[bytes], lo: int, hi: int) -> set[bytes]:
-        """Those of ``ids`` that a record of lo..hi has; about 20 ns a record."""
+        """Those of ``ids`` that a record of lo..hi has; for a few of them some 10 ns a record."""
         held: set[bytes] = set()
         if not ids:
             return held
-        heads = np.sort(np.array([int.from_bytes(i[:8], "little") for i in ids], "<u8"))
+        beginnings = np.zeros(1 << 16, np.bool_)
+        beginnings[[int.from_bytes(event_id[:2], "little") for event_id in ids]] = True
         for chunk, begin, end in self._pieces(lo, hi):
             rows = chunk.rows[begin:end, 8:]
-            ours = rows.view("<u8")[:, 0]
-            places = np.minimum(np.searchsorted(heads, ours), len(heads) - 1)
-            held.update(as_bytes(rows[heads[places] == ours]))
-        return held & ids
+            held |= ids.intersection(as_bytes(rows[beginnings[rows.view("<u2")[:, 0]]]))
+        return held
 
     def record(self, index: int) -> bytes:
         """One 40-byte record."""
