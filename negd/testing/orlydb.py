@@ -221,6 +221,7 @@ class FakeDatabase(DatabaseServiceServicer):
     :ivar server: ``HOST:PORT``.
     :ivar is_ready: what it answers to Ready.
     :ivar refuses: says why the database does not take an event, or None.
+    :ivar breaks: why it cannot take any, or None.
     :ivar calls: how often each method was called.
     :ivar most_saves: how many SaveEvents ran at a time, at most.
     """
@@ -239,6 +240,7 @@ class FakeDatabase(DatabaseServiceServicer):
             self._contents = _Contents()
             self.is_ready = True
             self.refuses: Callable[[proto.Event], str | None] = lambda _: None
+            self.breaks: str | None = None
             self.calls: Counter[str] = Counter()
             self.most_saves = 0
             self._saves = 0
@@ -291,11 +293,11 @@ class FakeDatabase(DatabaseServiceServicer):
 
     # --- what others do with it -----------------------------------------------------------------
 
-    def write(self, *events: Event) -> None:
+    def write(self, *events: Event | proto.Event) -> None:
         """Store events, as a relay does beside negd. They must be acceptable."""
         with self._lock:
             for event in events:
-                self._contents.save(message_of(event))
+                self._contents.save(message_of(event) if isinstance(event, Event) else event)
 
     def sweep(self, *events: Event) -> None:
         """Remove events without a trace, as the database does with expired ones."""
@@ -328,6 +330,8 @@ class FakeDatabase(DatabaseServiceServicer):
         try:
             self._begin("SaveEvent", context)
             with self._lock:
+                if self.breaks is not None:
+                    context.abort(grpc.StatusCode.INTERNAL, f"save event failed: {self.breaks}")
                 reason = self.refuses(request.event)
                 if reason is not None:
                     raise _Refused(reason)

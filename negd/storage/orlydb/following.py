@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -20,6 +22,8 @@ _AHEAD = 32
 """Numbers beyond the highest known that are asked for at first."""
 
 _FURTHEST = 512
+
+_DURING_A_LISTING = 1000
 
 _PATIENCE = 10
 """How often a number that was passed over is asked for: its event may be committed late."""
@@ -59,26 +63,33 @@ class Following:
         self.top = -1
         self._passed_over: dict[int, int] = {}
 
-    def start_after(self, top: int) -> None:
-        """Take events up to that number for known."""
-        self.top = top
-        self._passed_over.clear()
-        self._own.unmet.clear()
+    def start_after(self, listed: npt.NDArray[np.uint64]) -> None:
+        """Take the events of a listing for known.
 
-    async def resume(self, listed_top: int, top_before: int, new: list[Event]) -> None:
+        Numbers below its highest one that it lacks may belong to events that were stored while it
+        was made: the last thousand of these are asked for once.
+        """
+        self.top = int(listed.max(initial=0)) if len(listed) else -1
+        recent = set(listed[listed + _DURING_A_LISTING > self.top].tolist())
+        lacking = set(range(max(0, self.top - _DURING_A_LISTING + 1), self.top)) - recent
+        self._passed_over = dict.fromkeys(sorted(lacking), 0)
+
+    async def resume(
+        self, listed: npt.NDArray[np.uint64], top_before: int, new: list[Event]
+    ) -> None:
         """Go on after a listing that followed a loss of the connection.
 
         A database that was killed gives some numbers to nothing; and it may be another one.
 
-        :param listed_top: the highest number in the listing.
+        :param listed: the numbers in the listing.
         :param top_before: the highest number known before it.
         :param new: as for :meth:`catch_up`, and what it raises is raised here.
         """
-        if listed_top < top_before - _FURTHEST:
-            self.start_after(listed_top)
+        highest = int(listed.max()) if len(listed) else -1
+        if highest < top_before - _FURTHEST:
+            self.start_after(listed)
         await self.catch_up(new)
-        if self.top < listed_top:
-            self.start_after(listed_top)
+        self.top = max(self.top, highest)
 
     async def catch_up(self, new: list[Event]) -> None:
         """Hold what is new, and append it to ``new``, lowest number first.
@@ -143,6 +154,7 @@ class Following:
         return bool(versions) and versions[0].id == event.id
 
     async def _learn_deletion(self, deletion: Event) -> None:
+        await self._held.flush()
         named = deletions_of(deletion).ids
         kept = await self._reading.known(list(named))
         for record in await self._held.records_of(named - kept):

@@ -77,8 +77,8 @@ class Reading:
         All that are older may be left away.
         """
         listed = await self._list(versions_at(address))
-        newest_first = sorted(as_list(listed.records), key=listing_key)
-        ids = [record[8:] for record in newest_first if not self._held.is_left_out(record[8:])]
+        records = sorted(as_list(listed.records), key=listing_key)
+        ids = [record[8:] for record in records if not self._held.is_left_out(record[8:])]
         now = self._clock.seconds()
         for at in range(0, len(ids), _VERSIONS):
             events = (await self.by_ids(ids[at : at + _VERSIONS])).values()

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -160,7 +161,7 @@ class OrlydbStore:
         self._survey = Shared(self._survey_everything)
         self._is_survey_due = True
         self._was_lost = False
-        self._listed_top = -1
+        self._listed_serials = np.empty(0, np.uint64)
         self._next_listing = 0.0
         self._timer: IDelayedCall | None = None
         self._stopped = False
@@ -211,7 +212,7 @@ class OrlydbStore:
 
     async def _begin(self) -> None:
         await self._relist()
-        self._following.start_after(self._listed_top)
+        self._following.start_after(self._listed_serials)
         if self._read_only:
             await self._survey()
 
@@ -219,7 +220,7 @@ class OrlydbStore:
         await self._following.catch_up(new)
         top = self._following.top
         await self._relist()
-        await self._following.resume(self._listed_top, top, new)
+        await self._following.resume(self._listed_serials, top, new)
         self._was_lost = False
         log.info("database {server} is back", server=self._database.server)
 
@@ -234,7 +235,7 @@ class OrlydbStore:
 
         async def listing() -> RecordSet:
             listed = await self._reading.listed(proto.Filter())
-            self._listed_top = int(listed.serials.max()) if len(listed.serials) else -1
+            self._listed_serials = listed.serials
             return await self._calls(listed.to_set)
 
         await self._held.replace(listing)
