@@ -19,7 +19,7 @@ from negd.errors import ConfigError
 from negd.nostr import filter as filters
 from negd.nostr.event import is_lower_hex
 from negd.peers.urls import canonical, target
-from negd.settings import PeerSettings, Section, Settings
+from negd.settings import LEAST_RATE, PeerSettings, Section, Settings
 from negd.websocket.socks import FORM, Proxy
 
 _TYPES = {
@@ -155,6 +155,8 @@ def _peer_mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
             yield f"peer[{index}].filter", peer.filter, f"a NIP-01 filter ({error.text})"
         if peer.proxy and not _is_proxy(peer.proxy):
             yield f"peer[{index}].proxy", re.sub(r"//.*@", "//...@", peer.proxy), FORM
+        if 0 < peer.max_rate < LEAST_RATE:
+            yield f"peer[{index}].max_rate", peer.max_rate, f"0 for no limit, or >= {LEAST_RATE}"
 
 
 def _is_address(text: str) -> bool:

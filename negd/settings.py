@@ -16,6 +16,10 @@ Bytes = Annotated[int, Meta(ge=1, le=2**62)]
 MessageBytes = Annotated[int, Meta(ge=4096, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 FrameBytes = Annotated[int, Meta(ge=4096, le=2**31 - 1)]
+Limit = Annotated[int, Meta(ge=0, le=2**62)]
+LEAST_RATE = 10_000
+"""Bytes a second: with fewer, one message takes longer than answers are waited for."""
+
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -154,6 +158,8 @@ class PeerSettings(Section, frozen=True):
     :ivar tail: whether new events move as they come, over a link that is kept open.
     :ivar proxy: ``socks5://[USER:PASSWORD@]HOST:PORT``; nothing for none.
     :ivar compression: whether to offer the peer permessage-deflate.
+    :ivar max_rate: bytes a second that a link carries, each way; 0 for no limit.
+    :ivar max_events: events that one sync moves, both ways together; 0 for no limit.
     """
 
     url: str
@@ -163,6 +169,8 @@ class PeerSettings(Section, frozen=True):
     tail: bool = True
     proxy: str = ""
     compression: bool = False
+    max_rate: Limit = 0
+    max_events: Limit = 0
 
 
 class Settings(Section, frozen=True):

@@ -199,6 +199,12 @@ def test_a_private_peer_is_named_where_private_peers_are_forbidden() -> None:
     assert config.parse(text.replace("false", "true"), "negd.toml").peer
 
 
+def test_a_rate_too_low_to_work_with_is_named() -> None:
+    said = complaint("[[peer]]\nurl = 'ws://a'\nmax_rate = 500")
+    assert said.endswith("peer[0].max_rate = 500: expected 0 for no limit, or >= 10000")
+    assert config.parse("[[peer]]\nurl = 'ws://a'\nmax_rate = 10000", "negd.toml").peer
+
+
 def test_a_proxy_that_is_none_is_named_without_its_password() -> None:
     said = complaint("[[peer]]\nurl = 'ws://a'\nproxy = 'socks5://spam:eggs@h'")
     assert "peer[0].proxy = 'socks5://...@h': expected socks5://[USER:PASSWORD@]HOST" in said

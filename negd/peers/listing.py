@@ -10,6 +10,7 @@ from negd.nostr import filter as filters
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.peers.urls import canonical
 from negd.settings import PeerSettings
+from negd.sync.budget import UNLIMITED, Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Listing:
     :ivar url: canonical.
     :ivar interval: seconds between syncs; None takes the common one.
     :ivar tail: whether new events move as they come, over a link that is kept open.
+    :ivar budget: what may be moved, and how fast.
     """
 
     url: str
@@ -26,6 +28,7 @@ class Listing:
     wanted: Filter = EVERYTHING
     interval: float | None = None
     tail: bool = True
+    budget: Budget = UNLIMITED
 
     def narrowed(self, wanted: Filter) -> Filter:
         """What a sync on demand is about: a filter of its own, or the peer's with its ``since``."""
@@ -50,4 +53,5 @@ def listing_of(settings: PeerSettings) -> Listing:
         wanted,
         settings.interval,
         settings.tail,
+        Budget(settings.max_rate, settings.max_events),
     )

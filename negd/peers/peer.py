@@ -15,6 +15,7 @@ from negd.interfaces import IPeerBook, PeerState, PeerStatus, SyncProgress
 from negd.nostr.filter import Filter
 from negd.peers.listing import Listing
 from negd.peers.waits import until_next
+from negd.sync.budget import BudgetSpent
 from negd.sync.contact import Contact
 from negd.sync.node import Node
 from negd.sync.run import SyncRun
@@ -115,12 +116,16 @@ class Peer:
             self.ledger_book,
             self.state.profile,
             progress,
+            self.listing.budget,
         )
 
     async def _see_through(self, run: SyncRun) -> SyncProgress:
         try:
             await run.run(self.contact)
         except CancelledError:
+            raise
+        except BudgetSpent as spent:
+            await self._keep(replace(self._stopped(spent, run.progress.moved), profile=run.profile))
             raise
         except Exception as error:
             text = self._describe(error)
@@ -150,6 +155,11 @@ class Peer:
             last_sync=int(self._node.clock.seconds()),
             events_synced=self.state.events_synced + moved,
         )
+
+    def _stopped(self, spent: BudgetSpent, moved: int) -> PeerState:
+        """No success, as there is more; no failure either: it goes on at the next interval."""
+        last = self.state.last_sync
+        return replace(self._succeeded(moved), last_sync=last, last_error=spent.text)
 
     def _failed(self, text: str, moved: int) -> PeerState:
         failures = self.state.consecutive_failures + 1

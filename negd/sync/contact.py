@@ -73,6 +73,7 @@ class Contact:
         with self.dialogue.oks() as box:
             box.expect(answer.id)
             self.link.send(encode_auth(answer))
+            await self.link.drained()
             letter = await box.next(self._node.settings.answer, "answer to AUTH")
         return isinstance(letter, Ok) and letter.accepted
 

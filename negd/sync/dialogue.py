@@ -56,7 +56,9 @@ class Mailbox:
         self._failure: PeerError | None = None
 
     def put(self, letter: Letter) -> None:
-        """Hand over a message."""
+        """Hand over a message; none is taken after a failure."""
+        if self._failure is not None:
+            return
         if self._collect is not None and isinstance(letter, Delivered):
             self._collected += 1
             self._collect(letter.event)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
+from negd.sync.budget import Allowance
+
 
 class Line:
-    """Ids in line for any number of takers."""
+    """Ids in line for any number of takers.
 
-    def __init__(self) -> None:
+    :param allowance: how many may be taken; without one, all.
+    """
+
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._allowance = allowance or Allowance()
         self._line: deque[bytes] = deque()
         self._finished = False
         self._takers: deque[Deferred[None]] = deque()
@@ -20,9 +26,14 @@ class Line:
         return len(self._line)
 
     def put(self, ids: Iterable[bytes]) -> None:
-        """Put ids in line, or those once more that were taken."""
+        """Put ids in line."""
         self._line.extend(ids)
         self._wake()
+
+    def put_back(self, ids: Sequence[bytes]) -> None:
+        """Put ids in line once more that were taken, and have not moved."""
+        self._allowance.give_back(len(ids))
+        self.put(ids)
 
     def finish(self) -> None:
         """Nothing new comes any more: takers get what is left, then nothing."""
@@ -30,7 +41,7 @@ class Line:
         self._wake()
 
     async def take(self, most: int) -> list[bytes]:
-        """Up to ``most`` ids; waits for the first, and is empty once all is taken."""
+        """Up to ``most`` ids; waits for the first. Empty once all is taken that may be."""
         while not self._line and not self._finished:
             ready: Deferred[None] = Deferred(self._takers.remove)
             self._takers.append(ready)
@@ -39,7 +50,8 @@ class Line:
 
     def take_ready(self, most: int) -> list[bytes]:
         """Up to ``most`` ids of those in line now."""
-        return [self._line.popleft() for _ in range(min(most, len(self._line)))]
+        granted = self._allowance.grant(min(most, len(self._line)))
+        return [self._line.popleft() for _ in range(granted)]
 
     def _wake(self) -> None:
         while self._takers and (self._line or self._finished):
@@ -52,8 +64,8 @@ class Differences(Line):
     With a frame limit a peer may report an id in several rounds.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        super().__init__(allowance)
         self._found: set[bytes] = set()
 
     def add(self, ids: Iterable[bytes]) -> int:

@@ -101,7 +101,7 @@ class Fetch:
         if answer.events and missing:
             # A cap on events, or ids that it lists and does not serve: ask for the rest apart.
             self.cap = max(_SMALLEST_CAP, len(answer.events))
-            self._needs.put(missing)
+            self._needs.put_back(missing)
         elif missing:
             await self._retry(missing, answer.refusal)
         return answer.refusal is None
@@ -121,5 +121,5 @@ class Fetch:
                 self._ledger.note(event_id, Residue.UNFETCHABLE, refusal or "not returned")
         if again:
             await deferLater(self._clock, _PAUSE)
-            self._needs.put(again)
+            self._needs.put_back(again)
         await self._ledger.write()

@@ -1,4 +1,4 @@
-"""Keeping to the limits that a peer states, before it has to refuse anything (NIP-11)."""
+"""Keeping to limits before anything breaks on them: those a peer states (NIP-11), and a rate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ _ID = 67
 
 _SMALLEST_FRAME = 4096
 """The least that reconciliation can do with (NIP-77)."""
+
+_EVENT = 1000
+"""Bytes of an event in its message, about."""
+
+_UNDER_WAY = 10.0
+"""Seconds that what is under way may take: an answer behind it is waited for only so long."""
 
 _NEGD = "negd"
 _NEGD_WINDOW = 1000
@@ -41,4 +47,20 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
         fetch_batch=max(1, batch),
         frame_limit=frame,
         upload_window=max(window, _NEGD_WINDOW) if document.software == _NEGD else window,
+    )
+
+
+def paced(settings: SyncSettings, rate: int) -> SyncSettings:
+    """The settings for a link that carries ``rate`` bytes a second, each way; 0 is no limit."""
+    if not rate:
+        return settings
+    room = int(rate * _UNDER_WAY)
+    events = max(1, room // _EVENT)
+    batch = min(settings.fetch_batch, events)
+    return msgspec.structs.replace(
+        settings,
+        fetch_batch=batch,
+        fetch_in_flight=max(1, min(settings.fetch_in_flight, events // batch)),
+        frame_limit=min(settings.frame_limit, max(_SMALLEST_FRAME, room // 2)),
+        upload_window=min(settings.upload_window, events),
     )

@@ -20,6 +20,7 @@ from negd.nostr.messages import (
 )
 from negd.reconcile import Initiator, RecordSet, Step
 from negd.settings import SyncSettings
+from negd.sync.budget import BudgetSpent
 from negd.sync.contact import Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.offload import Offload
@@ -37,7 +38,8 @@ class Negotiation:
     """Finds the differences with one peer over one link.
 
     :param limit: the largest set that the peer is known to take; None where none is known.
-    :param found: told of each round's step; returns how many of its ids were new.
+    :param found: told of each round's step; returns how many of its ids were new. It may raise
+        BudgetSpent, which ends the negotiation.
     :ivar limit: as given, or as the peer said since.
     """
 
@@ -100,6 +102,7 @@ class Negotiation:
         opening = await self._offload(initiator.initiate)
         with self._dialogue.negotiation(name) as box:
             self._link.send(encode_neg_open(name, wanted, opening))
+            await self._link.drained()  # the peer cannot answer what has not left yet
             try:
                 answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
             except Silence as silence:
@@ -107,7 +110,11 @@ class Negotiation:
             idle = 0
             while True:
                 step: Step = await self._offload(initiator.reconcile, answer)
-                idle = 0 if self._found(step) else idle + 1
+                try:
+                    idle = 0 if self._found(step) else idle + 1
+                except BudgetSpent:
+                    self._link.send(encode_neg_close(name))
+                    raise
                 if step.reply is None or idle > _MOST_IDLE_ROUNDS:
                     self._link.send(encode_neg_close(name))
                 if step.reply is None:
@@ -115,6 +122,7 @@ class Negotiation:
                 if idle > _MOST_IDLE_ROUNDS:
                     raise PeerError(f"no new difference in {idle} rounds of reconciliation")
                 self._link.send(encode_neg_msg(name, step.reply))
+                await self._link.drained()
                 answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
 
 

@@ -10,7 +10,7 @@ from negd.interfaces import IEventStore, IIntake, IPeerDialer
 from negd.nostr.document import RelayDocument
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
-from negd.sync.hints import suited
+from negd.sync.hints import paced, suited
 from negd.sync.offload import Offload
 
 
@@ -29,6 +29,6 @@ class Node:
     offload: Offload
     signer: Signer | None = None
 
-    def keeping_to(self, document: RelayDocument | None) -> Node:
-        """This node, as it syncs with a peer that says this of itself."""
-        return replace(self, settings=suited(self.settings, document))
+    def keeping_to(self, document: RelayDocument | None, rate: int) -> Node:
+        """This node, as it syncs with a peer that says this of itself, over links of that rate."""
+        return replace(self, settings=paced(suited(self.settings, document), rate))

@@ -54,6 +54,7 @@ class Requests:
 
         with self._peer.dialogue.subscription(name, collect) as box:
             self._peer.link.send(encode_request(name, [wanted]))
+            await self._peer.link.drained()
             letter = await box.next(self._patience, "answer to a REQ")
             if isinstance(letter, Closed):
                 return Answer(events, letter.text or "CLOSED")

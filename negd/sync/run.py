@@ -10,6 +10,7 @@ from negd.interfaces import Direction, IPeerBook, PeerProfile, SyncProgress
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
+from negd.sync.budget import UNLIMITED, Allowance, Budget, BudgetSpent
 from negd.sync.contact import Contact, get_in_touch
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
@@ -30,6 +31,7 @@ class SyncRun:
 
     :param book: where differences that stay are explained; None for a peer that is not listed.
     :param report: told of each round and each batch.
+    :param budget: what the sync may cost.
     :ivar profile: what was known of the peer's ways, and was learned of them since.
     """
 
@@ -42,14 +44,18 @@ class SyncRun:
         book: IPeerBook | None,
         profile: PeerProfile,
         report: Callable[[SyncProgress], None],
+        budget: Budget = UNLIMITED,
     ) -> None:
-        self._node = node = node.keeping_to(profile.document)
+        self._node = node = node.keeping_to(profile.document, budget.rate)
         self._url = url
         self._wanted = wanted
         self._direction = direction
         self._report = report
-        self._haves = Differences()
-        self._needs = Differences()
+        self._budget = budget
+        self._allowance = Allowance(budget.events)
+        self._haves = Differences(self._allowance)
+        self._needs = Differences(self._allowance)
+        self._is_cut_short = False
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self.profile = profile
         self.progress = SyncProgress(url)
@@ -58,6 +64,7 @@ class SyncRun:
         """Sync to the end; the last progress is complete. Cancelling stops it at once.
 
         :param peer: the contact to sync over; without one, one is made and closed again.
+        :raises BudgetSpent: there is more to move than the budget lets; the rest is for later.
         :raises negd.errors.PeerError: the peer could not be reached, refused or fell silent.
         :raises negd.errors.ProtocolViolation: the peer's negentropy message cannot be read.
         :raises negd.errors.StorageError: our storage failed.
@@ -79,27 +86,50 @@ class SyncRun:
         arrivals = Arrivals(peer, self._node.intake, self._ledger, self._moved)
         try:
             await together(
-                self._compare(peer, records, arrivals),
+                self._compare(peer, records),
                 self._fetch(peer, arrivals),
                 self._upload(peer).run(),
             )
         finally:
             await self._ledger.write(at_least=1)
+        if self._is_cut_short or self._left():
+            raise BudgetSpent(self._budget.events)
 
-    async def _compare(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
-        """Put all differences in line, by NIP-77 or, where the peer has none, by its pages."""
+    async def _compare(self, peer: Contact, records: RecordSet) -> None:
+        """Put differences in line, all or as many as may move."""
+        try:
+            await self._find(peer, records)
+        except BudgetSpent:
+            self._is_cut_short = True
+        self._haves.finish()
+        self._needs.finish()
+
+    def _left(self, arriving: int = 0) -> int:
+        """How many events are still to be moved: in line, or arriving by themselves."""
+        pushing = 0 if self._direction is Direction.DOWN else len(self._haves)
+        fetching = 0 if self._direction is Direction.UP else len(self._needs) + arriving
+        return pushing + fetching
+
+    def _hold_to_budget(self, arriving: int = 0) -> None:
+        """Go on only while there is something to spend on what is left.
+
+        :raises BudgetSpent: there is not.
+        """
+        if self._allowance.is_spent and self._left(arriving):
+            raise BudgetSpent(self._budget.events)
+
+    async def _find(self, peer: Contact, records: RecordSet) -> None:
+        """Find all differences, by NIP-77 or, where the peer has none, by its pages."""
         if self._is_known_unable():
-            await self._page(peer, records, arrivals)
+            await self._page(peer, records)
         else:
             try:
                 await self._negotiate(peer, records)
             except NoReconciliation as refusal:
                 self._learn(nip77=False, found_at=self._now(), refusal=refusal.text)
-                await self._page(peer, records, arrivals)
+                await self._page(peer, records)
             else:
                 self._learn(nip77=True, found_at=self._now(), refusal="")
-        self._haves.finish()
-        self._needs.finish()
 
     def _is_known_unable(self) -> bool:
         doubted_at = self.profile.found_at + DOUBT
@@ -115,9 +145,11 @@ class SyncRun:
         finally:
             self._learn(max_records=negotiation.limit)
 
-    async def _page(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
+    async def _page(self, peer: Contact, records: RecordSet) -> None:
+        node = self._node
+        arrivals = Arrivals(peer, node.intake, self._ledger, self._moved_by_page)
         taking = None if self._direction is Direction.UP else arrivals
-        paging = Paging(peer, taking, self._ledger, self._node.settings.answer, self._paged)
+        paging = Paging(peer, taking, self._ledger, node.settings.answer, self._paged)
         await paging.run(self._wanted, records)
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
@@ -147,11 +179,19 @@ class SyncRun:
         have = self._haves.add(step.have)
         need = self._needs.add(step.need)
         self._moved(round=1, have=have, need=need)
+        self._hold_to_budget()
         return have + need
 
     def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""
-        self._moved(have=self._haves.add(have), need=len(list(need)))
+        needed = len(list(need))
+        self._moved(have=self._haves.add(have), need=needed)
+        self._hold_to_budget(needed)
+
+    def _moved_by_page(self, **more: int) -> None:
+        """Pages bring what we need unasked: it is paid for once it is there."""
+        self._allowance.grant(more.get("fetched", 0) + more.get("refused", 0))
+        self._moved(**more)
 
     def _learn(self, **news: Any) -> None:
         self.profile = replace(self.profile, **news)
@@ -160,6 +200,7 @@ class SyncRun:
         return self._node.clock.seconds()
 
     def _moved(self, **more: int) -> None:
+        self._allowance.give_back(more.get("explained", 0) + more.get("unfetchable", 0))
         self.progress = self.progress.plus(**more)
         self._report(self.progress)
 

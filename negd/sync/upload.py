@@ -103,7 +103,7 @@ class Upload:
             self._ledger.settle(event_id)
         elif event_id not in self._retried and await self._peer.admitted_after(answer.text):
             self._retried.add(event_id)
-            self._haves.put([event_id])
+            self._haves.put_back([event_id])
         else:
             self._reject(event_id, answer.text)
 

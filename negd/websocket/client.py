@@ -6,30 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.twisted.websocket import WebSocketClientFactory
 from autobahn.websocket.compress import (
     PerMessageDeflateOffer,
     PerMessageDeflateResponse,
     PerMessageDeflateResponseAccept,
 )
-from autobahn.websocket.types import ConnectingRequest
-from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import Certificate
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from negd import __version__
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
 from negd.nostr.document import RelayDocument
-from negd.nostr.messages import InvalidMessage, decode_relay
 from negd.settings import SyncSettings
 from negd.websocket.information import ask_document
-from negd.websocket.pacing import PacedWebSocket
+from negd.websocket.limited import LimitedLink
+from negd.websocket.link import PeerLink, printable
 from negd.websocket.routes import Routes, describe_failure, plainly_cancelled
 from negd.websocket.socks import Proxy
 from negd.websocket.terms import LinkTerms
@@ -41,157 +36,6 @@ _PING_TIMEOUT = 30.0
 _CLOSING = 5.0
 _DESCRIBED = 5.0
 """Seconds a peer may take to say what it is."""
-
-_COMPRESSED = 4
-"""The frame bit that marks a compressed message (RFC 7692, section 6)."""
-
-_LARGEST_HEADER = 16_384
-_LONGEST_REASON = 200
-
-
-@implementer(IPeerLink)
-class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
-    """One WebSocket to a relay.
-
-    :ivar opened: fires when the handshake is done; cancelling it drops the connection.
-    """
-
-    def __init__(self, url: str, listener: IPeerListener) -> None:
-        super().__init__()
-        self.url = url
-        self.opened: Deferred[None] = Deferred(self._give_up)
-        self._listener = listener
-        self._writable: list[Deferred[None]] = []
-        self._fault: BaseException | None = None
-        self._is_open = self._closed_by_us = False
-
-    # --- IPeerLink; pause and resume are PacedWebSocket's ---------------------------------------
-
-    def send(self, text: bytes) -> None:
-        """See :meth:`IPeerLink.send`; compressed where the peer has agreed to that."""
-        deflate = self._perMessageCompress
-        if deflate is None or self.state != self.STATE_OPEN:
-            super().send(text)
-            return
-        deflate.start_compress_message()
-        payload = deflate.compress_message_data(text) + deflate.end_compress_message()
-        self.sendFrame(self.MESSAGE_TYPE_TEXT, payload, rsv=_COMPRESSED)
-
-    async def drained(self) -> None:
-        """See :meth:`IPeerLink.drained`."""
-        if self._is_open and not self._is_writable:
-            waiter: Deferred[None] = Deferred(self._writable.remove)
-            self._writable.append(waiter)
-            await waiter
-
-    def close(self) -> None:
-        """See :meth:`IPeerLink.close`."""
-        self._closed_by_us = True
-        # A paused side would see neither the answer to our goodbye nor the end.
-        self.resume()
-        self.sendClose(1000)
-
-    # --- what autobahn tells --------------------------------------------------------------------
-
-    def onConnecting(self, transport_details: object) -> ConnectingRequest:
-        """The request of the handshake: autobahn's own lacks the brackets of IPv6."""
-        factory = self.factory
-        host = f"[{factory.host}]" if ":" in factory.host else factory.host
-        return ConnectingRequest(
-            host=host,
-            port=factory.port,
-            resource=factory.resource,
-            headers={},
-            useragent=factory.useragent,
-            protocols=[],
-        )
-
-    def onOpen(self) -> None:
-        """The handshake is done."""
-        if not self.opened.called:
-            self._is_open = True
-            self.gate_writing(lambda: None, self._wake)
-            self.opened.callback(None)
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Decode a message for the listener."""
-        if isBinary:
-            self._listener.unreadable("binary message")
-            return
-        try:
-            message = decode_relay(payload)
-        except InvalidMessage as error:
-            self._listener.unreadable(error.text)
-        else:
-            self._listener.received(message)
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        """The connection is gone: tell whoever waits for it, once."""
-        text = _printable(self._describe_end(wasClean, code, reason))
-        was_open, self._is_open = self._is_open, False
-        self._wake()
-        if was_open:
-            self._listener.lost(text)
-        elif not self.opened.called:
-            self.opened.errback(PeerError(text))
-
-    def failHandshake(self, reason: str) -> None:
-        """Say by which HTTP status the peer refused."""
-        super().failHandshake(self._describe_refusal() or f"WebSocket handshake failed: {reason}")
-
-    # --- what Twisted tells ---------------------------------------------------------------------
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bound the peer's HTTP header, and survive whatever it holds."""
-        try:
-            super().dataReceived(data)
-            if self.state == self.STATE_CONNECTING and len(self.data) > _LARGEST_HEADER:
-                self.failHandshake("the answer's header does not end")
-        except Exception as error:
-            if self.state == self.STATE_CONNECTING:
-                self.failHandshake(f"the answer cannot be read ({error})")
-            else:
-                log.failure("a message from {url} failed", url=self.url)
-                self.wasNotCleanReason = "internal error"
-                self.dropConnection(abort=True)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Keep the reason: for TLS it says more than autobahn does."""
-        self._fault = reason.value
-        super().connectionLost(reason)
-
-    # --- within ---------------------------------------------------------------------------------
-
-    def _give_up(self, _: object) -> None:
-        self.dropConnection(abort=True)
-
-    def _wake(self) -> None:
-        writable, self._writable = self._writable, []
-        for waiter in writable:
-            waiter.callback(None)
-
-    def _describe_refusal(self) -> str:
-        parts = getattr(self, "http_status_line", "").split(maxsplit=2)
-        if len(parts) < 2 or parts[1] == "101":
-            return ""
-        status = " ".join(parts[1:])
-        location = self.http_headers.get("location")
-        if parts[1].startswith("3") and location:
-            return f"the peer redirects to {location} (HTTP {status}): use that URL"
-        return f"the peer refuses WebSocket (HTTP {status})"
-
-    def _describe_end(self, was_clean: bool, code: int | None, reason: str | None) -> str:
-        if self._closed_by_us:
-            return "closed by us"
-        if self.remoteCloseCode is not None:
-            return f"the peer closed the link ({code or self.remoteCloseCode}: {reason or '-'})"
-        if isinstance(self._fault, SSL.Error | VerificationError):
-            return f"TLS failed: {_describe_tls(self._fault)}"
-        if was_clean:
-            return "the peer closed the link"
-        if self.droppedByMe and self.wasNotCleanReason:
-            return str(self.wasNotCleanReason)
-        return "the connection was lost" if self._is_open else "closed before the handshake ended"
 
 
 class _LinkFactory(WebSocketClientFactory):
@@ -213,6 +57,7 @@ class _LinkFactory(WebSocketClientFactory):
         super().__init__(url, useragent=f"negd/{__version__}", reactor=reactor)
         self.link: PeerLink | None = None
         self._listener = listener
+        self._max_rate = terms.max_rate
         self.setProtocolOptions(
             maxFramePayloadSize=settings.max_message,
             maxMessagePayloadSize=settings.max_message,
@@ -234,8 +79,12 @@ class _LinkFactory(WebSocketClientFactory):
 
     def buildProtocol(self, addr: object) -> PeerLink:
         """The link of the attempt."""
-        link = self.link = PeerLink(self.url, self._listener)
+        if self._max_rate:
+            link: PeerLink = LimitedLink(self.url, self._listener, self._max_rate, self.reactor)
+        else:
+            link = PeerLink(self.url, self._listener)
         link.factory = self
+        self.link = link
         return link
 
 
@@ -266,7 +115,7 @@ class Dialer:
         try:
             factory = _LinkFactory(url, listener, self._settings, terms, self._reactor)
         except Exception as error:  # autobahn raises no narrower one on a URL it cannot read
-            raise PeerError(_printable(f"cannot dial {url}: {error}")) from None
+            raise PeerError(printable(f"cannot dial {url}: {error}")) from None
         seconds, proxy = self._settings.connect, terms.proxy
         opening = Deferred.fromCoroutine(self._open(urlsplit(url), proxy, factory))
         try:
@@ -287,7 +136,7 @@ class Dialer:
         except CancelledError:
             raise
         except Exception as error:
-            raise PeerError(_printable(describe_failure(error, place, proxy))) from None
+            raise PeerError(printable(describe_failure(error, place, proxy))) from None
         assert isinstance(link, PeerLink)
         await link.opened
         return link
@@ -308,16 +157,3 @@ class Dialer:
         place = urlsplit(url)
         endpoint = self._routes.to(place, self._terms_of(url).proxy)
         return await ask_document(place, endpoint, self._reactor)
-
-
-def _describe_tls(error: BaseException) -> str:
-    if isinstance(error, VerificationError):
-        return "the certificate is for another name"
-    details = error.args[0] if error.args else ()
-    reasons = [part[2] for part in details if isinstance(part, tuple) and len(part) > 2]
-    return "; ".join(reasons) or "the connection was cut"
-
-
-def _printable(text: str) -> str:
-    """A peer's words, fit for a log and a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_REASON])

@@ -13,10 +13,12 @@ class LinkTerms:
     """
     :ivar proxy: through which the peer is reached; None for straight.
     :ivar compression: whether permessage-deflate is offered (RFC 7692).
+    :ivar max_rate: bytes a second, each way; 0 for no limit.
     """
 
     proxy: Proxy | None = None
     compression: bool = False
+    max_rate: int = 0
 
 
 def terms_of(settings: PeerSettings) -> LinkTerms:
@@ -27,4 +29,5 @@ def terms_of(settings: PeerSettings) -> LinkTerms:
     return LinkTerms(
         Proxy.parse(settings.proxy) if settings.proxy else None,
         settings.compression,
+        settings.max_rate,
     )

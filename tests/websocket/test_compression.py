@@ -15,7 +15,8 @@ from negd.nostr.messages import Notice, encode_notice
 from negd.settings import PeerSettings, SyncSettings
 from negd.testing.listeners import RecordingListener
 from negd.testing.relays import Act, LoopbackRelay, Octets, ScriptedRelay, until
-from negd.websocket.client import Dialer, PeerLink
+from negd.websocket.client import Dialer
+from negd.websocket.link import PeerLink
 from negd.websocket.terms import terms_of
 
 reactor: Any = installed_reactor

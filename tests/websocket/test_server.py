@@ -38,7 +38,8 @@ from negd.testing.certificates import certificate_for
 from negd.testing.links import memory_backend
 from negd.testing.listeners import RecordingListener
 from negd.testing.relays import CannedServer, LoopbackRelay, until
-from negd.websocket.client import Dialer, PeerLink
+from negd.websocket.client import Dialer
+from negd.websocket.link import PeerLink
 
 reactor: Any = installed_reactor
 alice = Signer(b"\x01" * 32)
