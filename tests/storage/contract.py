@@ -74,6 +74,7 @@ class Stand:
             answer = self.wait(self.events.query(wanted, after, page))
             assert len(answer.events) <= page
             found += [decode(event).id_bytes for event in answer.events]
+            assert answer.last is None or answer.last != after
             after = answer.last
             if after is None:
                 return found

@@ -16,8 +16,9 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from negd.errors import ConfigError, StorageError
 from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
+from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
-from negd.storage.lmdb import reader
+from negd.storage.lmdb import reader, writer
 from negd.storage.lmdb.environment import Environment
 from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
@@ -92,6 +93,14 @@ class TestLmdbIntersectingLists(InAFolder, AnswersContract):
     def looking_is_dear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reader, "_CHECKS", 1e9)
         monkeypatch.setattr(reader, "_STEPS", 1e9)
+
+
+class TestLmdbLookingAtEvents(InAFolder, AnswersContract):
+    """The same answers come from the shortest list and a look at its events."""
+
+    @pytest.fixture(autouse=True)
+    def looking_is_cheap(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reader, "_CHECKS", -1)
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -341,6 +350,23 @@ def test_single_events_share_commits(tmp_path: Path) -> None:
         work = [Deferred.fromCoroutine(stand.events.ingest([event])) for event in events]
         stand.wait(gatherResults(work))
         assert stand.events.generation - before < 100
+
+
+def test_snapshots_have_all_that_was_acknowledged_while_more_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_FULL", 1)
+    missing: list[Event] = []
+
+    async def write(stand: Stand, event: Event) -> None:
+        await stand.events.ingest([event])
+        if event.record not in await stand.events.snapshot(EVERYTHING):
+            missing.append(event)
+
+    with opened(tmp_path) as stand:
+        events = [note(content=str(n)) for n in range(30)]
+        stand.wait(gatherResults([Deferred.fromCoroutine(write(stand, e)) for e in events]))
+    assert missing == []
 
 
 def test_one_failing_write_takes_no_other_with_it(tmp_path: Path) -> None:
