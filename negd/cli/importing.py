@@ -84,7 +84,7 @@ async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report
     finally:
         reader.stop()
         await intake.stop()
-        offload.stop()
+        await offload.stop()
 
 
 class _Batch(NamedTuple):

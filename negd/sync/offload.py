@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.python.failure import Failure
+
+from negd.errors import NegdError
 
 T = TypeVar("T")
+
+
+class Stopped(NegdError):
+    """The threads that were to do it have been stopped."""
 
 
 class Offload(Protocol):
@@ -19,7 +25,7 @@ class Offload(Protocol):
 
 
 class ThreadOffload:
-    """An :class:`Offload` over threads of its own.
+    """An :class:`Offload` over threads of its own, which start when they are needed.
 
     :param reactor: an IReactorFromThreads.
     :param threads: how many calls run at a time; more wait in line.
@@ -27,17 +33,42 @@ class ThreadOffload:
 
     def __init__(self, reactor: Any, threads: int, name: str) -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(1, threads, name)
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._running: set[Deferred[Any]] = set()
+        self._stopped = False
 
     def __call__(self, work: Callable[..., T], /, *args: Any) -> Deferred[T]:
-        if not self._pool.started:
-            self._pool.start()
-        return deferToThreadPool(self._reactor, self._pool, work, *args)
+        """The result of ``work(*args)``; cancelling lets go of it, and the call runs on.
 
-    def stop(self) -> None:
-        """Finish the calls that run or wait, then end the threads. Blocks until then."""
-        if self._pool.started:
-            self._pool.stop()
+        Fails with :class:`Stopped` once :meth:`stop` was called.
+        """
+        done: Deferred[T] = Deferred(lambda _: None)
+        if self._stopped:
+            done.errback(Stopped("its threads have been stopped"))
+            return done
+        running: Deferred[T] = Deferred()
+        self._running.add(running)
+        running.addBoth(self._finish, running, done)
+        self._executor.submit(work, *args).add_done_callback(
+            lambda future: self._reactor.callFromThread(_fire, running, future)
+        )
+        return done
+
+    def _finish(self, result: T | Failure, running: Deferred[T], done: Deferred[T]) -> None:
+        self._running.discard(running)
+        if not done.called:
+            done.callback(result)
+
+    async def stop(self) -> None:
+        """Let the calls that run or wait finish; the threads end after them."""
+        self._stopped = True
+        await DeferredList(list(self._running))
+        self._executor.shutdown(wait=False)
+
+
+def _fire(running: Deferred[T], future: Future[T]) -> None:
+    error = future.exception()
+    running.callback(future.result() if error is None else Failure(error))
 
 
 def inline(work: Callable[..., T], /, *args: Any) -> Deferred[T]:
