@@ -1,11 +1,14 @@
 """Reading a whole LMDB store: ids, signatures, and indexes held against events both ways.
 
-In pieces, each in a short transaction of its own, so that it can run beside writers.
+In pieces, each in a short transaction of its own, so that it can run beside writers.  Where every
+event has its entries and no index has more of them than that, the entries need not be read.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -21,6 +24,21 @@ from negd.storage.lmdb.shelf import address_key, number_key, posting_keys, store
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000
+_LISTS = ("kinds", "authors", "tags", "expiry")
+
+
+@dataclass
+class _Piece:
+    """What was read of the events at a time.
+
+    :ivar entries: how many entries these events should have in each index.
+    :ivar following: the serial to go on with; None at the end.
+    """
+
+    read: int = 0
+    problems: list[str] = field(default_factory=list)
+    entries: Counter[str] = field(default_factory=Counter)
+    following: int | None = None
 
 
 class Verification:
@@ -36,8 +54,10 @@ class Verification:
         self._databases = environment.databases
         self._pool = pool
         self._progress = progress
+        self._names = {database: name for name, database in vars(self._databases).items()}
         self._read = 0
         self._total = 0
+        self._entries: Counter[str] = Counter()
         self._problems: list[str] = []
         self._unlisted = 0
 
@@ -61,8 +81,24 @@ class Verification:
         for done, result in await DeferredList(reading, consumeErrors=True):
             if not done:
                 result.raiseException()
-        for name in ("kinds", "authors", "tags", "expiry"):
-            await self._entries(name)
+        counts = await self._pool(self._count_entries)
+        if self._problems or counts != self._entries:
+            await self._search_entries()
+
+    def _count_entries(self) -> Counter[str]:
+        """How many entries each index has."""
+        with self._environment.read() as txn:
+            return Counter(
+                {
+                    name: txn.stat(getattr(self._databases, name))["entries"]
+                    for name in (*_LISTS, "ids", "addresses")
+                }
+            )
+
+    async def _search_entries(self) -> None:
+        """Find the entries that should not be there, or that came while this was running."""
+        for name in _LISTS:
+            await self._list(name)
         await self._pieces(self._check_ids)
         await self._pieces(self._check_addresses)
 
@@ -86,51 +122,51 @@ class Verification:
         """Those with serials from ``begin`` up to ``end``."""
         position: int | None = begin
         while position is not None:
-            read, problems, position = await self._pool(self._check_events, position, end)
-            self._read += read
-            self._report(problems)
+            piece = await self._pool(self._check_events, position, end)
+            position = piece.following
+            self._read += piece.read
+            self._entries += piece.entries
+            self._report(piece.problems)
             self._progress(self._read, max(self._read, self._total))
 
-    def _check_events(self, begin: int, end: int) -> tuple[int, list[str], int | None]:
-        """The next piece: how many events, what is wrong, and where to go on."""
-        problems: list[str] = []
+    def _check_events(self, begin: int, end: int) -> _Piece:
+        piece = _Piece()
         with self._environment.read() as txn:
             cursor = txn.cursor(self._databases.events)
             if not cursor.set_range(number_key(begin)):
-                return 0, problems, None
-            stop = number_key(end)
-            piece = [item for item in islice(cursor, _PIECE) if item[0] < stop]
-            for serial, json in piece:
-                problems += self._check_event(txn, serial, json)
-        following = int.from_bytes(piece[-1][0], "big") + 1 if len(piece) == _PIECE else None
-        return len(piece), problems, following
+                return piece
+            for serial, json in islice(cursor, _PIECE):
+                number = int.from_bytes(serial, "big")
+                if number >= end:
+                    return piece
+                piece.read += 1
+                try:
+                    self._check_event(txn, piece, serial, decode(json))
+                except InvalidEvent as error:
+                    piece.problems.append(f"events: number {number} is {error.text}")
+        piece.following = number + 1
+        return piece
 
-    def _check_event(self, txn: Transaction, serial: bytes, json: bytes) -> Iterable[str]:
-        try:
-            event = decode(json)
-        except InvalidEvent as error:
-            yield f"events: number {int.from_bytes(serial, 'big')} is {error.text}"
-            return
-        fault = check(event)
-        if fault is not None:
-            yield f"event {event.id}: {fault}"
+    def _check_event(self, txn: Transaction, piece: _Piece, serial: bytes, event: Event) -> None:
+        faults = [check(event)]
+        piece.entries["ids"] += 1
         if txn.get(event.id_bytes, db=self._databases.ids) != serial:
-            yield f"event {event.id}: not in ids"
+            faults.append("not in ids")
         for database, key in posting_keys(self._databases, event):
+            name = self._names[database]
+            piece.entries[name] += 1
             if not txn.cursor(database).set_key_dup(key, event.record):
-                yield f"event {event.id}: not in {self._name(database)} under {key.hex()}"
+                faults.append(f"not in {name} under {key.hex()}")
         address = address_of(event)
         if address is not None:
+            piece.entries["addresses"] += 1
             if txn.get(address_key(address), db=self._databases.addresses) != event.id_bytes:
-                yield f"event {event.id}: does not hold its address"
-
-    def _name(self, database: Database) -> str:
-        names = {id(held): name for name, held in vars(self._databases).items()}
-        return names[id(database)]
+                faults.append("does not hold its address")
+        piece.problems += [f"event {event.id}: {fault}" for fault in faults if fault is not None]
 
     # --- from indexes to events -----------------------------------------------------------------
 
-    async def _entries(self, name: str) -> None:
+    async def _list(self, name: str) -> None:
         position: tuple[bytes, bytes] | None = (b"\0", b"")
         while position is not None:
             problems, position = await self._pool(self._check_entries, name, position)
