@@ -50,7 +50,7 @@ class _Protocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self.lost: Deferred[None] = Deferred()
 
     def connectionLost(self, why: Failure) -> None:
-        self.reason = self.reason or why.getErrorMessage()
+        self.reason = self.reason or why.getErrorMessage().rstrip(".")
         super().connectionLost(why)
         self.lost.callback(None)
 
@@ -82,7 +82,7 @@ class Link:
         try:
             protocol = cast(_Protocol, await endpoint.connect(factory))
         except (ConnectError, TimeoutError) as error:
-            raise StorageError(f"{address}: {error}") from None
+            raise StorageError(f"{address}: {str(error).rstrip('.')}") from None
         link = cls(address, protocol, reactor)
         try:
             if address.user:
