@@ -197,9 +197,18 @@ def _complaint(message: str, raw: dict[str, Any]) -> str:
         return f"{name} = {value}: no such key, expected one of: {', '.join(_keys_of(key))}"
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{key}.{missing[1]} is missing: expected a value"
+    if what.startswith("Invalid enum value"):
+        return f"{key} = {_shown(_look_up(raw, key))}: expected one of: {_choices(key)}"
     expected = re.sub(r", got `.*`$", "", what).removeprefix("Expected ")
     expected = re.sub(r"`(.*?)`", lambda match: _TYPES.get(match[1], match[1]), expected)
     return f"{key} = {_shown(_look_up(raw, key))}: expected {expected}"
+
+
+def _choices(key: str) -> str:
+    """The words that a key of ``[[peer]]`` may have, the only place where there are such."""
+    name = key.rpartition(".")[2]
+    field = next(field for field in msgspec.structs.fields(PeerSettings) if field.name == name)
+    return ", ".join(get_args(field.type))
 
 
 def _look_up(raw: Any, key: str) -> Any:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -163,7 +163,7 @@ class PeerSettings(Section, frozen=True):
     """
 
     url: str
-    direction: Annotated[str, Meta(pattern="^(up|down|both)$")] = "both"
+    direction: Literal["up", "down", "both"] = "both"
     filter: dict[str, Any] = {}
     interval: Seconds | None = None
     tail: bool = True

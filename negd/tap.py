@@ -243,3 +243,7 @@ async def _listen(text: str, endpoint: IStreamServerEndpoint, site: Site) -> ILi
     except CannotListenError as error:
         why = getattr(error.socketError, "strerror", None) or error.socketError
         raise ConfigError(f"cannot listen on {text}: {why}") from None
+    except Exception as error:  # OverflowError for a port, OSError for a path, as the kind may be
+        why = getattr(error, "strerror", None) or error
+        expected = f"an endpoint that can be opened ({why})"
+        raise config.wrong("configuration", "websocket.listen", text, expected) from None

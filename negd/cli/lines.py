@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ Line = tuple[int, bytes | None]
 
 class LineReader:
     """Numbered lines of a file or pipe, as they come; empty lines are counted and left out.
+
+    A byte order mark, which some editors put before the first line, is no part of it.
 
     :ivar read: bytes read so far.
     """
@@ -50,6 +53,8 @@ class LineReader:
         *whole, self._rest = (self._rest + piece).split(b"\n")
         for line in whole:
             self._number += 1
+            if self._number == 1:
+                line = line.removeprefix(BOM_UTF8)
             if self._too_long or len(line) > MAX_LINE:
                 yield self._number, None
             elif line.strip():

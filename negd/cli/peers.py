@@ -60,7 +60,7 @@ def remove_peer(args: argparse.Namespace) -> int:
     """Forget a peer."""
     with connect(args) as client:
         client.remove_peer(args.url)
-    print(f"removed {args.url}")
+    print(f"not listed any more: {args.url}")
     return 0
 
 

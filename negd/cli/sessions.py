@@ -71,5 +71,5 @@ def close_session(args: argparse.Namespace) -> int:
     """End a session."""
     with connect(args) as client:
         client.close_session(args.id, args.connection)
-    print(f"closed {args.id}")
+    print(f"not open any more: {args.id}")
     return 0

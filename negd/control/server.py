@@ -18,6 +18,7 @@ from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import (
     add_NegentropyServiceServicer_to_server,
 )
 from negd.control.operators import OperatorServicer
+from negd.control.requests import ReadableRequests
 from negd.control.servicer import Servicer
 from negd.control.syncs import Syncs
 from negd.errors import ConfigError
@@ -91,7 +92,12 @@ class ControlService(Service):
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # ends streams to vanished clients
         ]
         queued = workers * QUEUED_PER_WORKER
-        server: grpc.Server = grpc.server(pool, options=options, maximum_concurrent_rpcs=queued)
+        server: grpc.Server = grpc.server(
+            pool,
+            options=options,
+            interceptors=[ReadableRequests()],
+            maximum_concurrent_rpcs=queued,
+        )
         return server
 
     def stopService(self) -> Deferred[None]:

@@ -178,12 +178,14 @@ def decode_relay(text: bytes | str) -> RelayMessage:
 def _split(text: bytes | str) -> tuple[str, list[msgspec.Raw]]:
     try:
         parts = _parts.decode(text)
-        label = _string.decode(parts[0])
-    except IndexError:
-        raise InvalidMessage("message is an empty array") from None
     except DECODE_ERRORS as error:
         raise InvalidMessage(f"message is not a JSON array: {describe(error)}") from None
-    return label, parts
+    try:
+        return _string.decode(parts[0]), parts
+    except IndexError:
+        raise InvalidMessage("message is an empty array") from None
+    except DECODE_ERRORS:
+        raise InvalidMessage("message does not begin with a label") from None
 
 
 Reader = Callable[[list[msgspec.Raw]], msgspec.Struct]
@@ -214,7 +216,7 @@ def _subject(label: str, parts: list[msgspec.Raw]) -> str:
     try:
         if label == "EVENT":
             subject = msgspec.json.decode(parts[1], type=_IdOnly).id
-            return subject if len(subject) == 64 and events.is_lower_hex(subject) else ""
+            return subject if len(subject) == 64 and events.is_lower_hex(subject.lower()) else ""
         return _subscription(parts[1])
     except (IndexError, RemoteError, *DECODE_ERRORS):
         return ""

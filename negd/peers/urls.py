@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from negd.addresses import is_private
 from negd.errors import ConfigError
 
+_LONGEST_NAME = 253
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
@@ -29,6 +30,10 @@ def canonical(url: str) -> str:
         raise _wrong(url, f"scheme {parts.scheme!r}")
     if not host or any(c.isspace() or ord(c) < 32 for c in text):
         raise _wrong(url, "no host" if not host else "white space in it")
+    if port == 0:
+        raise _wrong(url, "port 0")
+    if not _is_name(host):
+        raise _wrong(url, "no host can have that name")
     if parts.username is not None or parts.password is not None:
         raise _wrong(url, "a user name or password in it")
     return _join(parts, parts.scheme.lower(), host, port)
@@ -45,6 +50,14 @@ def target(url: str, may_be_private: bool) -> str:
             f"peer {text!r}: expected a public address (private_targets in [sync] is false)"
         )
     return text
+
+
+def _is_name(host: str) -> bool:
+    """Whether DNS, or an address, could be written so (RFC 1035: 253 characters at most)."""
+    try:
+        return len(host.encode("idna")) <= _LONGEST_NAME
+    except UnicodeError:
+        return False
 
 
 def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:

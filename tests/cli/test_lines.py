@@ -75,3 +75,8 @@ def test_a_reader_that_waits_for_a_pipe_can_be_stopped() -> None:
         reader.stop()
         waiting.join(10)
         assert not waiting.is_alive()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbffirst\n\xef\xbb\xbfsecond\n")
+    assert read_all(path) == [(1, b"first"), (2, b"\xef\xbb\xbfsecond")]

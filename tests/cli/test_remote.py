@@ -144,7 +144,9 @@ class PeersTests(Commands):
         found = json.loads(await self.output("peers", "list", "--json"))
         self.assertEqual([one["url"] for one in found], [OTHER, PEER])
         self.assertEqual((found[0]["status"], found[0]["last_sync"]), ("idle", 0))
-        self.assertEqual(await self.output("peers", "remove", PEER), f"removed {PEER}\n")
+        self.assertEqual(
+            await self.output("peers", "remove", PEER), f"not listed any more: {PEER}\n"
+        )
         self.assertEqual(self.peers.peers(), [OTHER])
 
     async def test_what_is_no_relay_is_refused_in_one_line(self) -> None:
@@ -338,7 +340,7 @@ class SessionsTests(Commands):
         self.fill()
         await self.output("sessions", "close", "neg", "--connection", "d")
         self.assertEqual(list(self.sessions.live), [("127.0.0.1:5-1", "neg")])
-        self.assertEqual(await self.output("sessions", "close", "neg"), "closed neg\n")
+        self.assertEqual(await self.output("sessions", "close", "neg"), "not open any more: neg\n")
         self.assertEqual(self.sessions.live, {})
 
 

@@ -120,6 +120,21 @@ class ServiceTests(Served):
         self.assertEqual((code, text), (grpc.StatusCode.INTERNAL, "internal error, see the log"))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    async def test_a_request_that_cannot_be_decoded_is_the_callers_mistake(self) -> None:
+        for method, kind in (("AddPeer", "unary_unary"), ("SyncWithPeer", "unary_stream")):
+            path = f"/orlysync.negentropy.v1.NegentropyService/{method}"
+            raw = getattr(self.channel, kind)(path)
+
+            def call(request: bytes, timeout: float, raw: Any = raw) -> Any:
+                answer = raw(request, timeout=timeout)
+                return list(answer) if hasattr(answer, "__iter__") else answer
+
+            code, text = await self.status_of(
+                deferToThread(call, b"\xff\xff\xff", 10)  # no message of any kind
+            )
+            self.assertEqual(code, grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertEqual(text, "the request cannot be decoded")
+
 
 class SessionTests(Served):
     def open(self, **fields: Any) -> Deferred[proto.NegOpenResponse]:

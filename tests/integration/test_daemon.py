@@ -106,6 +106,8 @@ def test_mistakes_in_options_and_file_end_the_daemon_with_one_line(
         [
             (["--config", str(wrong)], "wrong.toml: sync.interval = 'soon': expected a number"),
             (["--listen", "tcp:http"], "websocket.listen[1] = 'tcp:http': expected"),
+            (["--listen", "tcp:99999"], "websocket.listen = 'tcp:99999': expected an endpoint"),
+            (["--listen", "unix:/no/folder/s"], "websocket.listen = 'unix:/no/folder/s': expected"),
             (["--control", "50064"], "control.address = '50064': expected HOST:PORT"),
             (["--peer", "http://a"], "peer[0].url = 'http://a': expected ws://HOST"),
             (["--frobnicate"], "frobnicate"),

@@ -16,8 +16,7 @@ class ThreadOffloadTests(TestCase):
     def setUp(self) -> None:
         self.offload = ThreadOffload(reactor, 2, "testing")
 
-    async def tearDown(self) -> None:
-        await self.offload.stop()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.offload.stop()))
 
     async def test_work_is_done_elsewhere_and_its_result_comes_back(self) -> None:
         thread = await self.offload(threading.current_thread)
