@@ -120,11 +120,6 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    def suspend(self, suspended: bool = True) -> None:
-        """Send SIGSTOP, or SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(19 if suspended else 18)
-
 
 def _free_port() -> int:
     with socket.socket() as probe:
