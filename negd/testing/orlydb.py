@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event as Flag
 from threading import Lock
@@ -114,8 +115,13 @@ class _Contents:
         self.next_serial = 0
         self._found_by: dict[Hashable, dict[int, _Item]] = {}
 
-    def save(self, event: proto.Event) -> bool:
-        """Store an event; whether it replaces another one.
+    def take_number(self) -> int:
+        """A number that no other event gets."""
+        self.next_serial += 1
+        return self.next_serial - 1
+
+    def save(self, event: proto.Event, number: int | None = None) -> bool:
+        """Store an event, under a number that was taken or a new one; whether it replaces another.
 
         :raises _Refused: with the reason.
         """
@@ -123,13 +129,12 @@ class _Contents:
             raise _Refused("ephemeral events should not be stored")
         if event.id in self.items:
             raise _Refused(f"event already exists: {event.id.hex()}")
-        item = _Item.of(self.next_serial, event)
+        item = _Item.of(self.take_number() if number is None else number, event)
         self._check_deleted(item)
         rivals = self._versions(item)
         if any(item.second < rival.second for rival in rivals):
             kind = "replaceable" if item.is_replaceable else "addressable"
             raise _Refused(f"event is older than existing {kind} event")
-        self.next_serial += 1
         self.events[item.serial] = event
         self.items[item.event_id] = item
         for key in item.found_by():
@@ -221,7 +226,9 @@ class FakeDatabase(DatabaseServiceServicer):
     :ivar server: ``HOST:PORT``.
     :ivar is_ready: what it answers to Ready.
     :ivar refuses: says why the database does not take an event, or None.
-    :ivar breaks: why it cannot take any, or None.
+    :ivar breaks: says why it cannot save an event now, or None.
+    :ivar on_call: called with the method's name and the request before each call is served.
+    :ivar on_saved: called between the commit of a SaveEvent and its answer.
     :ivar calls: how often each method was called.
     :ivar most_saves: how many SaveEvents ran at a time, at most.
     """
@@ -240,7 +247,9 @@ class FakeDatabase(DatabaseServiceServicer):
             self._contents = _Contents()
             self.is_ready = True
             self.refuses: Callable[[proto.Event], str | None] = lambda _: None
-            self.breaks: str | None = None
+            self.breaks: Callable[[proto.Event], str | None] = lambda _: None
+            self.on_call: Callable[[str, Any], None] = lambda method, request: None
+            self.on_saved: Callable[[], None] = lambda: None
             self.calls: Counter[str] = Counter()
             self.most_saves = 0
             self._saves = 0
@@ -310,6 +319,15 @@ class FakeDatabase(DatabaseServiceServicer):
         with self._lock:
             self._contents.next_serial += count
 
+    @contextmanager
+    def committing(self, event: Event) -> Iterator[None]:
+        """The event has its number; it is there at the end of the context."""
+        with self._lock:
+            number = self._contents.take_number()
+        yield
+        with self._lock:
+            self._contents.save(message_of(event), number)
+
     def holds(self, event: Event) -> bool:
         """Whether it would list the event."""
         with self._lock:
@@ -319,7 +337,7 @@ class FakeDatabase(DatabaseServiceServicer):
 
     def Ready(self, request: proto.Empty, context: Any) -> proto.ReadyResponse:
         """See service.proto."""
-        self._begin("Ready", context)
+        self._begin("Ready", request, context)
         return proto.ReadyResponse(ready=self.is_ready)
 
     def SaveEvent(self, request: proto.SaveEventRequest, context: Any) -> proto.SaveEventResponse:
@@ -328,14 +346,17 @@ class FakeDatabase(DatabaseServiceServicer):
             self._saves += 1
             self.most_saves = max(self.most_saves, self._saves)
         try:
-            self._begin("SaveEvent", context)
+            self._begin("SaveEvent", request, context)
             with self._lock:
-                if self.breaks is not None:
-                    context.abort(grpc.StatusCode.INTERNAL, f"save event failed: {self.breaks}")
+                fault = self.breaks(request.event)
+                if fault is not None:
+                    context.abort(grpc.StatusCode.INTERNAL, f"save event failed: {fault}")
                 reason = self.refuses(request.event)
                 if reason is not None:
                     raise _Refused(reason)
-                return proto.SaveEventResponse(exists=self._contents.save(request.event))
+                replaced = self._contents.save(request.event)
+            self.on_saved()
+            return proto.SaveEventResponse(exists=replaced)
         except _Refused as error:
             context.abort(grpc.StatusCode.INTERNAL, f"save event failed: blocked: {error}")
             raise
@@ -345,7 +366,7 @@ class FakeDatabase(DatabaseServiceServicer):
 
     def QueryForIds(self, request: proto.QueryEventsRequest, context: Any) -> proto.IdPkTsList:
         """See service.proto. A request without a filter is its end."""
-        self._begin("QueryForIds", context)
+        self._begin("QueryForIds", request, context)
         if not request.HasField("filter"):
             self._has_crashed = True
             context.abort(grpc.StatusCode.UNAVAILABLE, "error reading from server: EOF")
@@ -366,7 +387,7 @@ class FakeDatabase(DatabaseServiceServicer):
         self, request: proto.GetSerialsByIdsRequest, context: Any
     ) -> proto.SerialMap:
         """See service.proto."""
-        self._begin("GetSerialsByIds", context)
+        self._begin("GetSerialsByIds", request, context)
         try:
             asked = [(text.decode("ascii"), bytes.fromhex(text.decode())) for text in request.ids]
         except (UnicodeDecodeError, ValueError):
@@ -381,16 +402,17 @@ class FakeDatabase(DatabaseServiceServicer):
         self, request: proto.FetchEventsBySerialRequest, context: Any
     ) -> proto.EventMap:
         """See service.proto."""
-        self._begin("FetchEventsBySerials", context)
+        self._begin("FetchEventsBySerials", request, context)
         with self._lock:
             events = self._contents.events
             found = {serial: events[serial] for serial in request.serials if serial in events}
         return self._sent(proto.EventMap(events=found), context)
 
-    def _begin(self, method: str, context: Any) -> None:
+    def _begin(self, method: str, request: Message, context: Any) -> None:
         with self._lock:
             self.calls[method] += 1
         self._thawed.wait()
+        self.on_call(method, request)
         if self._has_crashed:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection refused")
 

@@ -99,7 +99,7 @@ def test_refusals_are_told_in_the_database_s_words(fake: FakeDatabase, database:
 
 
 def test_a_failure_to_save_is_no_refusal(fake: FakeDatabase, database: Database) -> None:
-    fake.breaks = "Value log GC attempt didn't result in any cleanup"
+    fake.breaks = lambda message: "Value log GC attempt didn't result in any cleanup"
     with pytest.raises(StorageError, match=f"database {fake.server}: save event failed: Value"):
         database.save(note())
 

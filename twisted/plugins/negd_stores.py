@@ -21,3 +21,9 @@ redis = StoreFactory(
     summary="redis:HOST:PORT   Redis or Valkey server that nodes share; options follow, see docs",
     opener="negd.storage.redis.store.open_redis",
 )
+
+orlydb = StoreFactory(
+    scheme="orlydb",
+    summary="orlydb:HOST:PORT   the database of an ORLY relay, over gRPC; options follow, see docs",
+    opener="negd.storage.orlydb.store.open_orlydb",
+)

@@ -154,7 +154,6 @@ class Following:
         return bool(versions) and versions[0].id == event.id
 
     async def _learn_deletion(self, deletion: Event) -> None:
-        await self._held.flush()
         named = deletions_of(deletion).ids
         kept = await self._reading.known(list(named))
         for record in await self._held.records_of(named - kept):

@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 from negd.nostr.event import Event
 from negd.nostr.lifecycle import expiration_of
 from negd.reconcile import RecordSet
-from negd.storage.orlydb.calls import Calls, Shared
+from negd.storage.orlydb.calls import Shared
 from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, to_set
+from negd.sync.offload import Offload
 
 _Changes = dict[bytes, bool]
 """Whether each of some records is held."""
@@ -37,7 +38,7 @@ class Held:
     :ivar is_loaded: whether there was a listing.
     """
 
-    def __init__(self, clock: IReactorTime, calls: Calls) -> None:
+    def __init__(self, clock: IReactorTime, calls: Offload) -> None:
         self._clock = clock
         self._calls = calls
         self.generation = 0
@@ -121,6 +122,7 @@ class Held:
 
     async def records_of(self, ids: Collection[bytes]) -> list[bytes]:
         """The records of those of the ids that are held."""
+        await self.flush()
         return await self._calls(_records_of, self._sets.records, set(ids)) if ids else []
 
 

@@ -13,7 +13,7 @@ from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import Address, address_of, is_expired
 from negd.reconcile import RecordSet
 from negd.storage.order import listing_key, newest_first
-from negd.storage.orlydb.calls import Calls, gathered
+from negd.storage.orlydb.calls import gathered
 from negd.storage.orlydb.database import Database, Listed
 from negd.storage.orlydb.gen.orlydb.v1 import service_pb2 as proto
 from negd.storage.orlydb.held import Held
@@ -30,6 +30,7 @@ from negd.storage.orlydb.queries import (
 )
 from negd.storage.orlydb.windows import TARGET, Windows
 from negd.storage.postings import Records, as_list, between
+from negd.sync.offload import Offload
 
 _LISTINGS = 4
 """Listings asked for at a time: each is a scan to the database."""
@@ -50,7 +51,7 @@ class Reading:
     :param held: what is left out of the answers that say so.
     """
 
-    def __init__(self, clock: IReactorTime, calls: Calls, database: Database, held: Held) -> None:
+    def __init__(self, clock: IReactorTime, calls: Offload, database: Database, held: Held) -> None:
         self._clock = clock
         self._calls = calls
         self._database = database

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -155,7 +155,6 @@ class OrlydbStore:
         self._following = Following(reactor, self._reading, self._held, self._admission, self._own)
         self._watches = Watches()
         self._ingesting = DeferredLock()
-        self._saves = DeferredSemaphore(_SAVES)
         self._catch_up = Shared(self._take_in)
         self._relist = Shared(self._list_everything)
         self._survey = Shared(self._survey_everything)
@@ -274,6 +273,8 @@ class OrlydbStore:
         """
         if self._read_only:
             raise StorageError(f"database {self._database.server} is open for reading")
+        if self._stopped:
+            raise StorageError("the store is closed")
         await self._ingesting.acquire()
         try:
             return await self._ingest(events)
@@ -281,11 +282,8 @@ class OrlydbStore:
             self._ingesting.release()
 
     async def _ingest(self, events: Sequence[Event]) -> list[Verdict]:
-        by_author: dict[str, list[int]] = defaultdict(list)
-        for index, event in enumerate(events):
-            by_author[event.pubkey].append(index)
         batch = _Batch(events, self._admission)
-        await gathered(batch.admit(indices) for indices in by_author.values())
+        await gathered(batch.lane() for _ in range(_SAVES))
         await self._held.flush()
         for event, verdict in batch.decided():
             if verdict.outcome in (Outcome.STORED, Outcome.EPHEMERAL):
@@ -296,7 +294,7 @@ class OrlydbStore:
         """Have the database store an event; see :meth:`Database.save`."""
         self._own.in_flight.add(event.id_bytes)
         try:
-            refusal = await self._saves.run(self._calls, self._database.save, event)
+            refusal = await self._calls(self._database.save, event)
         finally:
             self._own.in_flight.discard(event.id_bytes)
         if refusal is None:
@@ -417,16 +415,23 @@ class _Batch:
         self._admission = admission
         self._verdicts: dict[int, Verdict] = {}
         self._failures: list[StorageError] = []
+        by_author: dict[str, list[int]] = defaultdict(list)
+        for index, event in enumerate(events):
+            by_author[event.pubkey].append(index)
+        self._left = list(by_author.values())[::-1]
 
-    async def admit(self, indices: Sequence[int]) -> None:
-        """Admit one author's events; what fails is kept for :meth:`verdicts`."""
-        for index in indices:
-            if any(isinstance(failure, Away) for failure in self._failures):
-                return
-            try:
-                self._verdicts[index] = await self._admission.admit(self._events[index])
-            except StorageError as error:
-                self._failures.append(error)
+    async def lane(self) -> None:
+        """Admit one author's events after another's; what fails is kept for :meth:`verdicts`."""
+        while self._left:
+            for index in self._left.pop():
+                try:
+                    self._verdicts[index] = await self._admission.admit(self._events[index])
+                except Away as error:
+                    self._failures.append(error)
+                    self._left.clear()
+                    return
+                except StorageError as error:
+                    self._failures.append(error)
 
     def decided(self) -> list[tuple[Event, Verdict]]:
         """What is known of the events, in order."""

@@ -13,12 +13,12 @@ from negd.nostr.event import Event
 from negd.nostr.kinds import MAX_KIND, is_addressable, is_replaceable
 from negd.nostr.lifecycle import Address, address_of, is_expired
 from negd.storage.order import listing_key
-from negd.storage.orlydb.calls import Calls
 from negd.storage.orlydb.database import Listed
 from negd.storage.orlydb.gen.orlydb.v1 import service_pb2 as proto
 from negd.storage.orlydb.held import Held
 from negd.storage.orlydb.reading import Reading
 from negd.storage.postings import as_list
+from negd.sync.offload import Offload
 
 _KINDS = [kind for kind in range(MAX_KIND + 1) if is_replaceable(kind) or is_addressable(kind)]
 
@@ -31,7 +31,7 @@ _EVENTS_AT_ONCE = 500
 class Survey:
     """Reads what may be a version of something else, and leaves out what does not count."""
 
-    def __init__(self, clock: IReactorTime, calls: Calls, reading: Reading, held: Held) -> None:
+    def __init__(self, clock: IReactorTime, calls: Offload, reading: Reading, held: Held) -> None:
         self._clock = clock
         self._calls = calls
         self._reading = reading
