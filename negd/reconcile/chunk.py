@@ -113,6 +113,14 @@ def as_bytes(rows: Rows) -> list[bytes]:
     return items
 
 
+def interleaved(first: Indices, second: Indices) -> Indices:
+    """One of each in turn."""
+    both = np.empty(2 * len(first), np.int64)
+    both[0::2] = first
+    both[1::2] = second
+    return both
+
+
 def rechunked(pieces: Iterable[Chunk | Rows], stride: int) -> list[Chunk]:
     """Chunks of these consecutive records: small neighbours joined, large ones divided.
 

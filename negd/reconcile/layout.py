@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negd.reconcile.blocks import Block
-from negd.reconcile.chunk import Indices, Rows
+from negd.reconcile.chunk import Indices, Rows, interleaved
 from negd.reconcile.output import BUCKETS, FEW
 from negd.reconcile.records import RecordSet
 from negd.reconcile.varints import encode_varints
@@ -54,12 +54,9 @@ class Layout(NamedTuple):
 
     def sizes(self) -> Indices:
         """How many bytes each range takes."""
-        payloads = np.select(
-            [self.modes == FINGERPRINT, self.modes == ID_LIST],
-            [FINGERPRINT_SIZE, self.count_sizes + (self.his - self.los) * ID_SIZE],
-            0,
-        )
-        sizes: Indices = self.offset_sizes + 1 + self.prefix_sizes + 1 + payloads
+        ids = self.count_sizes + (self.his - self.los) * ID_SIZE
+        sizes: Indices = self.offset_sizes + self.prefix_sizes + 2
+        sizes += (self.modes == FINGERPRINT) * FINGERPRINT_SIZE + (self.modes == ID_LIST) * ids
         return sizes
 
 
@@ -104,7 +101,7 @@ def encode(records: RecordSet, layout: Layout) -> bytes:
         (layout.prefix_sizes[:, None].astype(np.uint8), always),
         (layout.bounds[:, 8 : 8 + longest], np.arange(longest) < layout.prefix_sizes[:, None]),
         (layout.modes[:, None].astype(np.uint8), always),
-        (fingerprints, np.repeat(is_fingerprint[:, None], FINGERPRINT_SIZE, axis=1)),
+        (fingerprints, np.broadcast_to(is_fingerprint[:, None], fingerprints.shape)),
         (layout.counts, _at_right(layout.counts, is_list * layout.count_sizes)),
     ]
     table = np.concatenate([values for values, _ in columns], axis=1)
@@ -155,7 +152,7 @@ def _divide(
 
 def _bounds_before(records: RecordSet, indices: Indices) -> tuple[Rows, Indices]:
     """:func:`bound_before` of each: the record's row, and how much of its id is needed."""
-    rows = records.rows(np.stack((indices - 1, indices), axis=1).reshape(-1))
+    rows = records.rows(interleaved(indices - 1, indices))
     before, after = rows[0::2], rows[1::2]
     differs = (before != after).argmax(axis=1)
     return after, np.maximum(differs - 7, 0)

@@ -22,6 +22,7 @@ from negd.reconcile.chunk import (
     as_bytes,
     as_keys,
     as_rows,
+    interleaved,
     rechunked,
 )
 from negd.reconcile.fingerprint import fingerprint_of, fingerprints_of
@@ -217,7 +218,7 @@ class RecordSet:
 
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
         """The fingerprints of the ranges los[i]..his[i], shape (m, 16)."""
-        sums = self._sums_before(np.stack((los, his), axis=1).reshape(-1))
+        sums = self._sums_before(interleaved(los, his))
         return fingerprints_of(sums[1::2] - sums[0::2], his - los)
 
     def _sums_before(self, indices: Indices) -> Lanes:
