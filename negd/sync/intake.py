@@ -25,7 +25,7 @@ from negd.sync.offload import Offload
 _SMALLEST_SHARE = 16
 """Events below which a batch is not cut into shares for several threads."""
 
-_COMMITS_UNDER_WAY = 2
+_COMMITS_UNDER_WAY = 4
 
 
 class _Submission:
