@@ -145,9 +145,17 @@ def test_store_strings_that_are_not_of_the_form(argument: str, complaint: str) -
     assert complaint in raised.value.text
 
 
-def test_server_that_is_not_there(reactor: OwnReactor) -> None:
-    with pytest.raises(StorageError, match=r"^redis 127.0.0.1:1: Connection was refused"):
-        reactor.wait(open_store("redis:127.0.0.1:1", reactor))
+@pytest.mark.parametrize(
+    "server, complaint",
+    [
+        ("127.0.0.1:1", "Connection was refused"),
+        ("nowhere.invalid:1", "DNS lookup failed"),
+        ("-bad-:1", "invalid hostname"),
+    ],
+)
+def test_server_that_is_not_there(reactor: OwnReactor, server: str, complaint: str) -> None:
+    with pytest.raises(StorageError, match=f"^redis {server}: {complaint}"):
+        reactor.wait(open_store(f"redis:{server}", reactor))
 
 
 def test_password_file_that_is_not_there(reactor: OwnReactor) -> None:
@@ -442,6 +450,29 @@ def test_lost_connections_are_made_again(reactor: OwnReactor, server: RedisServe
         server.command("SCRIPT", "FLUSH")
         one.until(lambda: one.ingest(note(content="later")))
         assert len(one.ids()) == 4
+
+
+@needs_server
+def test_store_is_closed_while_its_server_is_away(reactor: OwnReactor, server: RedisServer) -> None:
+    with opened(reactor, server) as one:
+        server.kill()
+        one.until(lambda: not one.store.server._calls)
+    assert not reactor.getDelayedCalls(), "nothing goes on"
+
+
+@needs_server
+def test_feed_with_a_foreign_entry(reactor: OwnReactor, server: RedisServer) -> None:
+    """The node answers nothing that may be wrong, until the entry is gone."""
+    with opened(reactor, server) as one:
+        one.ingest(note())
+        foreign = "99999999999999-1"
+        server.command("XADD", "{negd}:feed", foreign, "c", "nonsense")
+        reactor.wait(deferLater(reactor, 0.5))
+        with pytest.raises(StorageError, match="feed"):
+            one.ids()
+        server.command("XDEL", "{negd}:feed", foreign)
+        one.until(lambda: one.ingest(note(content="later")) == [Outcome.STORED])
+        assert len(one.ids()) == 2
 
 
 @needs_server

@@ -76,7 +76,7 @@ class ServerAddress:
 
         :raises StorageError: a file for TLS cannot be read.
         """
-        endpoint = HostnameEndpoint(reactor, self.host.encode(), self.port, timeout=_DIAL_WITHIN)
+        endpoint = HostnameEndpoint(reactor, self.host, self.port, timeout=_DIAL_WITHIN)
         if not self.tls:
             return endpoint
         try:

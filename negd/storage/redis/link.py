@@ -81,7 +81,7 @@ class Link:
         endpoint, password = address.endpoint(reactor), address.password()
         try:
             protocol = cast(_Protocol, await endpoint.connect(factory))
-        except (ConnectError, TimeoutError) as error:
+        except (ConnectError, TimeoutError, OSError, ValueError) as error:  # the name too is tried
             raise StorageError(f"{address}: {str(error).rstrip('.')}") from None
         link = cls(address, protocol, reactor)
         try:

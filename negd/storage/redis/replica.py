@@ -28,6 +28,9 @@ _ENTRIES = 8
 _UNMERGED = 2000
 """Changes kept aside until somebody asks: to merge a few costs about as much as to merge many."""
 
+_LOADS = 3
+"""Loads in a row after which a feed that still has a gap is left alone for a while."""
+
 _TOLD = 500
 """Missed events fetched at a time."""
 
@@ -77,8 +80,12 @@ class Replica:
 
         :raises StorageError: the server failed.
         """
+        loads = 0
         while not await self._read_on(link):
+            if loads == _LOADS:
+                raise StorageError(f"{link.address}: its feed cannot be followed")
             await self._load(link)
+            loads += 1
 
     async def _read_on(self, link: Link) -> bool:
         """Take in what is new; False where something is missing in between."""
@@ -137,9 +144,10 @@ class Replica:
     def _take(self, entries: list[tuple[bytes, bytes]]) -> bool:
         """Take entries in; False where one does not follow the one before."""
         for position, content in entries:
-            before, expiry, new, gone, *told = frames(content)
-            if before != self._position:
+            pieces = frames(content)
+            if pieces[:1] != [self._position]:
                 return False
+            expiry, new, gone, *told = pieces[1:]
             self._position = position
             if new or gone:
                 self.generation += 1

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -162,5 +163,5 @@ class Server:
 
 
 def _note(failure: Failure) -> None:
-    if not failure.check(CancelledError):
+    if not failure.check(CancelledError, ConnectingCancelledError):
         log.failure("the connection to Redis is not kept any more", failure)

@@ -30,7 +30,7 @@ from negd.interfaces import (
     Verdict,
     VerifyReport,
 )
-from negd.nostr.event import Event, decode
+from negd.nostr.event import Event, InvalidEvent, decode
 from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import is_expired
 from negd.reconcile import RecordSet
@@ -238,8 +238,14 @@ class RedisStore:
         return self._watches.add(wanted, callback)
 
     def _tell(self, json: bytes) -> None:
-        if self._watches:
-            self._watches.tell(decode(json), json)
+        if not self._watches:
+            return
+        try:
+            event = decode(json)
+        except InvalidEvent as error:
+            log.error("the feed tells of what is no event: {text}", text=error.text)
+        else:
+            self._watches.tell(event, json)
 
     # --- expiry ---------------------------------------------------------------------------------
 
