@@ -19,7 +19,8 @@ from negd.nostr.signing import Signer
 from negd.storage import open_store
 from negd.storage.orlydb import database as calls
 from negd.storage.orlydb.address import DatabaseAddress
-from negd.storage.orlydb.store import POLL, RELIST, OrlydbStorage
+from negd.storage.orlydb.store import OrlydbStorage
+from negd.storage.orlydb.upkeep import POLL, RELIST
 from negd.testing.events import sample_events
 from negd.testing.orlydb import FakeDatabase, message_of
 from negd.testing.threads import ThreadedClock

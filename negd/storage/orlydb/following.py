@@ -61,6 +61,7 @@ class Following:
         self._admission = admission
         self._own = own
         self.top = -1
+        self._ahead = _AHEAD
         self._passed_over: dict[int, int] = {}
 
     def start_after(self, listed: npt.NDArray[np.uint64]) -> None:
@@ -69,46 +70,39 @@ class Following:
         Numbers below its highest one that it lacks may belong to events that were stored while it
         was made: the last thousand of these are asked for once.
         """
-        self.top = int(listed.max(initial=0)) if len(listed) else -1
+        self.top = _highest(listed)
         recent = set(listed[listed + _DURING_A_LISTING > self.top].tolist())
         lacking = set(range(max(0, self.top - _DURING_A_LISTING + 1), self.top)) - recent
         self._passed_over = dict.fromkeys(sorted(lacking), 0)
 
-    async def resume(
-        self, listed: npt.NDArray[np.uint64], top_before: int, new: list[Event]
-    ) -> None:
-        """Go on after a listing that followed a loss of the connection.
+    def is_of_another_database(self, listed: npt.NDArray[np.uint64]) -> bool:
+        """Whether a listing made just now lacks what was there: its numbers end well below ours."""
+        return _highest(listed) < self.top - _FURTHEST
 
-        A database that was killed gives some numbers to nothing; and it may be another one.
+    def skip_to(self, listed: npt.NDArray[np.uint64]) -> None:
+        """Go on from a listing's end where there is nothing in between.
 
-        :param listed: the numbers in the listing.
-        :param top_before: the highest number known before it.
-        :param new: as for :meth:`catch_up`, and what it raises is raised here.
+        A database that is killed loses the numbers that it had set aside.
         """
-        highest = int(listed.max()) if len(listed) else -1
-        if highest < top_before - _FURTHEST:
-            self.start_after(listed)
-        await self.catch_up(new)
-        self.top = max(self.top, highest)
+        self.top = max(self.top, _highest(listed))
 
-    async def catch_up(self, new: list[Event]) -> None:
-        """Hold what is new, and append it to ``new``, lowest number first.
+    async def step(self, new: list[Event]) -> bool:
+        """Hold some of what is new, and append it to ``new``, lowest number first.
 
+        :returns: whether there is more.
         :raises negd.errors.StorageError: what was not reached is left for the next time.
         """
-        ahead = _AHEAD
-        is_more = True
-        while is_more:
-            begin = self.top + 1
-            asked = [*self._passed_over, *range(begin, begin + ahead)]
-            found = await self._reading.by_serials(asked)
-            self.top = max([self.top, *found])
-            for serial, event in self._sift(asked, found):
-                if await self._learn(event):
-                    new.append(event)
-                del self._passed_over[serial]
-            is_more = self.top >= begin + ahead // 2
-            ahead = min(2 * ahead, _FURTHEST)
+        begin = self.top + 1
+        asked = [*self._passed_over, *range(begin, begin + self._ahead)]
+        found = await self._reading.by_serials(asked)
+        self.top = max([self.top, *found])
+        for serial, event in self._sift(asked, found):
+            if await self._learn(event):
+                new.append(event)
+            del self._passed_over[serial]
+        is_more = self.top >= begin + self._ahead // 2
+        self._ahead = min(2 * self._ahead, _FURTHEST) if is_more else _AHEAD
+        return is_more
 
     def _sift(self, asked: list[int], found: dict[int, Event | None]) -> list[tuple[int, Event]]:
         """The events to learn of. They count as passed over, as do others not to be had yet."""
@@ -161,3 +155,7 @@ class Following:
         for event in await self._admission.doomed(deletion):
             if event.kind != DELETION:
                 self._held.leave_out(event.record)
+
+
+def _highest(serials: npt.NDArray[np.uint64]) -> int:
+    return int(serials.max()) if len(serials) else -1
