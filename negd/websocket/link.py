@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from autobahn.twisted.websocket import WebSocketClientProtocol
 from autobahn.websocket.types import ConnectingRequest
 from OpenSSL import SSL
@@ -128,6 +130,9 @@ class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
             super().dataReceived(data)
             if self.state == self.STATE_CONNECTING and len(self.data) > _LARGEST_HEADER:
                 self.failHandshake("the answer's header does not end")
+        except zlib.error:  # which older releases of autobahn let through
+            self.wasNotCleanReason = "the peer sends what cannot be inflated"
+            self.dropConnection(abort=True)
         except Exception as error:
             if self.state == self.STATE_CONNECTING:
                 self.failHandshake(f"the answer cannot be read ({error})")
