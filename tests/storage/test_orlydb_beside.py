@@ -205,6 +205,28 @@ def test_of_versions_in_one_second_the_lower_id_counts_whoever_wrote_it(
     assert stand.ids() == stand.ids(PROFILES) == {low.id_bytes}
 
 
+def test_of_many_versions_in_one_second_the_lowest_id_counts(
+    database: FakeDatabase, stand: Stand
+) -> None:
+    versions = [note(kind=0, content=str(n)) for n in range(35)]
+    database.write(*versions)
+    lowest = min(versions, key=lambda event: event.id)
+    assert stand.ids() == stand.ids(PROFILES) == {lowest.id_bytes}
+    assert stand.ingest(versions[0], versions[1]) == [
+        Outcome.DUPLICATE if event is lowest else Outcome.SUPERSEDED for event in versions[:2]
+    ]
+
+
+def test_a_version_counts_though_many_that_have_expired_lie_above_it(
+    database: FakeDatabase, stand: Stand
+) -> None:
+    expiring = [["expiration", str(NOW)]]
+    version = note(1, kind=0)
+    database.write(version, *(note(n, kind=0, tags=expiring) for n in range(2, 40)))
+    assert stand.ids(PROFILES) == {version.id_bytes}
+    assert stand.ingest(version) == [Outcome.DUPLICATE]
+
+
 def test_others_new_version_takes_the_place_of_the_old_one(
     database: FakeDatabase, stand: Stand
 ) -> None:

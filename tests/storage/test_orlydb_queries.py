@@ -85,5 +85,11 @@ def test_an_address_is_asked_for_in_every_way_to_write_it() -> None:
     assert [tags_of(asked) for asked in deletions_of_address(article)] == [
         {"a": [f"30023:{KEY}:x".encode()]}
     ]
-    assert tags_of(versions_at(article)) == {"d": [b"x"]}
-    assert tags_of(versions_at(profile)) == tags_of(versions_at(Address(30023, KEY, ""))) == {}
+
+
+def test_versions_are_found_by_their_identifier_where_they_have_one() -> None:
+    profile, article = Address(0, KEY, ""), Address(30023, KEY, "x")
+    assert tags_of(versions_at(article, 10)) == {"d": [b"x"]}
+    assert tags_of(versions_at(profile, 10)) == {}
+    assert tags_of(versions_at(Address(30023, KEY, ""), 10)) == {}
+    assert versions_at(profile, 10).limit == 10

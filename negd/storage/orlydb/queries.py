@@ -37,12 +37,13 @@ def question_of(wanted: Filter) -> Question:
     return [[_with_tag(base, name, value) for value in values] for name, values in wanted.tags]
 
 
-def versions_at(address: Address) -> proto.Filter:
-    """What may stand at an address: events of other identifiers are among it.
+def versions_at(address: Address, most: int) -> proto.Filter:
+    """The newest of what may stand at an address: events of other identifiers are among it.
 
     An event without a ``d`` tag has the empty identifier, and no tag to find it by.
     """
-    base = proto.Filter(authors=[bytes.fromhex(address.pubkey)], kinds=[address.kind])
+    author = bytes.fromhex(address.pubkey)
+    base = proto.Filter(authors=[author], kinds=[address.kind], limit=most)
     return _with_tag(base, "d", address.identifier) if address.identifier else base
 
 

@@ -35,8 +35,11 @@ from negd.sync.offload import Offload
 _LISTINGS = 4
 """Listings asked for at a time: each is a scan to the database."""
 
+_QUESTIONS = 64
+"""Questions of one filter that stand in line for that."""
+
 _VERSIONS = 10
-"""Versions of one address that are read at a time."""
+"""Versions of one address that are looked at; ten times more where none of them counts."""
 
 _FIRST_REACH = 3600
 """Seconds that the first window goes back where nothing is known of the database yet."""
@@ -77,24 +80,32 @@ class Reading:
 
         All that are older may be left away.
         """
-        listed = await self._list(versions_at(address))
-        records = sorted(as_list(listed.records), key=listing_key)
-        ids = [record[8:] for record in records if not self._held.is_left_out(record[8:])]
-        now = self._clock.seconds()
-        for at in range(0, len(ids), _VERSIONS):
-            events = (await self.by_ids(ids[at : at + _VERSIONS])).values()
-            found = [e for e in events if address_of(e) == address and not is_expired(e, now)]
-            if found:
+        most = _VERSIONS
+        while True:
+            listed = as_list((await self._list(versions_at(address, most))).records)
+            is_all = len(listed) < most
+            # A limit may cut through a second, and keep any of its events.
+            cut = 0 if is_all else 1 + min(map(_second, listed))
+            records = [record for record in listed if _second(record) >= cut]
+            found = await self._held_at(address, [record[8:] for record in records])
+            if found or is_all:
                 return sorted(found, key=lambda event: listing_key(event.record))
-        return []
+            most *= _VERSIONS
+
+    async def _held_at(self, address: Address, ids: Sequence[bytes]) -> list[Event]:
+        asked = [event_id for event_id in ids if not self._held.is_left_out(event_id)]
+        now = self._clock.seconds()
+        events = (await self.by_ids(asked)).values()
+        return [e for e in events if address_of(e) == address and not is_expired(e, now)]
 
     async def is_deleted(self, event: Event, address: Address) -> bool:
         """Whether the author of a replaceable event asked for its deletion (NIP-09).
 
         Of other events the database itself knows when it saves them.
         """
-        deletions = await self._list(deletions_by(event.pubkey))
-        if not len(deletions.records):
+        any_deletion = deletions_by(event.pubkey)
+        any_deletion.limit = 1
+        if not len((await self._list(any_deletion)).records):
             return False
         by_id, *by_address = await self._list_all(
             [deletions_of_id(event.pubkey, event.id), *deletions_of_address(address)]
@@ -150,13 +161,13 @@ class Reading:
     def _windows(self, since: int | None, until: int | None, first: int) -> Windows:
         """Windows over a span, of which the first one holds so many records of any kind."""
         since, until = since or 0, LATEST if until is None else min(until, LATEST)
-        if not self._held.is_loaded:
-            return Windows(since, until, int(self._clock.seconds()), _FIRST_REACH)
-        known = self._held.records.window(since, until)
-        if len(known) <= first:
-            return Windows(since, until, until, max(0, until - since))
-        newest = _second(known.record(len(known) - 1))
-        return Windows(since, until, newest, newest - _second(known.record(len(known) - first)))
+        # Later events than now are few, whatever their seconds: the first window takes them all.
+        newest = min(until, int(self._clock.seconds()))
+        oldest = newest - _FIRST_REACH
+        if self._held.is_loaded:
+            known = self._held.records.window(since, until)
+            oldest = since if len(known) <= first else _second(known.record(len(known) - first))
+        return Windows(since, until, newest, max(0, newest - oldest))
 
     async def _next(self, windows: Windows, question: Question) -> Records:
         """What is listed in the next window. Sorted and distinct."""
@@ -173,7 +184,9 @@ class Reading:
 
     async def _list_all(self, wanted: Sequence[proto.Filter]) -> list[Records]:
         """What is listed for each of some filters."""
-        answers = await gathered(self._list(each) for each in wanted)
+        answers: list[Listed] = []
+        for at in range(0, len(wanted), _QUESTIONS):
+            answers += await gathered(self._list(each) for each in wanted[at : at + _QUESTIONS])
         return [answer.records for answer in answers]
 
     async def _list(self, wanted: proto.Filter) -> Listed:
