@@ -130,11 +130,14 @@ class IEventStore(Interface):
     generation: int = Attribute("Grows with every commit that changes what snapshots hold.")
 
     async def ingest(events: Sequence[Event]) -> list[Verdict]:
-        """Store a batch in order, durably; one verdict each. Never answers ``INVALID``.
+        """Store a batch in order, durably; one verdict each.
+
+        ``INVALID`` comes only from a database of another maker, which has rules of its own.
 
         Watchers are told of stored and ephemeral events after the commit.
 
-        :raises negd.errors.StorageError: nothing of the batch was stored.
+        :raises negd.errors.StorageError: none of the batch may be taken for stored; handing it
+            in again does no harm.
         """
 
     async def snapshot(wanted: Filter) -> RecordSet:
