@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -60,10 +61,22 @@ class ThreadOffload:
             done.callback(result)
 
     async def stop(self) -> None:
-        """Let the calls that run or wait finish; the threads end after them."""
+        """Let the calls that run or wait finish; returns when the threads have ended."""
         self._stopped = True
         await DeferredList(list(self._running))
-        self._executor.shutdown(wait=False)
+        ended: Deferred[None] = Deferred(lambda _: None)
+        # Joining threads takes no long time, but the reactor's thread is not the one to wait.
+        Thread(target=self._join, args=(ended,), daemon=True).start()
+        await ended
+
+    def _join(self, ended: Deferred[None]) -> None:
+        self._executor.shutdown()
+        self._reactor.callFromThread(_tell, ended)
+
+
+def _tell(ended: Deferred[None]) -> None:
+    if not ended.called:
+        ended.callback(None)
 
 
 def _fire(running: Deferred[T], future: Future[T]) -> None:

@@ -55,5 +55,4 @@ class ThreadOffloadTests(TestCase):
         threads = [await self.offload(threading.current_thread) for _ in range(4)]
         await self.offload.stop()
         for thread in threads:
-            thread.join(5)
             self.assertFalse(thread.is_alive())

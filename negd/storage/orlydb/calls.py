@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
-from threading import Thread
 from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from negd.storage.orlydb.database import Away
+from negd.sync.offload import Stopped, ThreadOffload
 
 T = TypeVar("T")
-
-
-class _Pool(ThreadPool):
-    """Its threads do not keep alive a process that forgot to close its store."""
-
-    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
 
 class Calls:
@@ -30,32 +21,18 @@ class Calls:
     """
 
     def __init__(self, reactor: Any, threads: int) -> None:
-        self._reactor = reactor
-        self._pool = _Pool(0, threads, "negd-orlydb")
-        self._pool.start()
-        self._running: set[Deferred[Any]] = set()
+        self._offload = ThreadOffload(reactor, threads, "negd-orlydb")
 
     def __call__(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
         """The result of ``work(*args)``; an error where all is closed."""
-        done: Deferred[T] = Deferred(lambda _: None)
-        if not self._pool.started:
-            done.errback(Away("the store is closed"))
-            return done
-        running = deferToThreadPool(self._reactor, self._pool, work, *args)
-        self._running.add(running)
-        running.addBoth(self._finish, running, done)
-        return done
+        return self._offload(work, *args).addErrback(self._explain)
 
-    def _finish(self, result: T | Failure, running: Deferred[T], done: Deferred[T]) -> None:
-        self._running.discard(running)
-        if not done.called:
-            done.callback(result)
+    def _explain(self, failure: Failure) -> Failure:
+        return Failure(Away("the store is closed")) if failure.check(Stopped) else failure
 
     async def stop(self) -> None:
         """Return once the calls under way are done; later ones fail."""
-        self._pool.started = False
-        await DeferredList(list(self._running))
-        self._pool.stop()
+        await self._offload.stop()
 
 
 class Shared:
