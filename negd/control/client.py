@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
+from grpc.experimental import ChannelOptions
 from msgspec import MsgspecError
 
 from negd.control import filters
@@ -75,6 +76,9 @@ class ControlClient:
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", largest),
                 ("grpc.enable_http_proxy", 0),
+                # A stream read with the help of gRPC's own thread can deadlock a process that
+                # ends: the interpreter stops that thread wherever it is, lock in hand.
+                (ChannelOptions.SingleThreadedUnaryStream, 1),
             ],
         )
         self._stub = NegentropyServiceStub(self._channel)

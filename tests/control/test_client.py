@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -153,6 +154,14 @@ class ClientTests(Served):
         progress, sync = await self.begin()
         progress.close()
         await sync.cancelled
+
+    async def test_a_sync_has_no_thread_that_could_hold_up_the_end_of_the_process(self) -> None:
+        before = set(threading.enumerate())
+        progress, _ = await self.begin()
+        begun = {thread.name for thread in set(threading.enumerate()) - before}
+        ours = {name for name in begun if name.startswith(("control", "PoolThread"))}
+        self.assertEqual(begun - ours, set())
+        progress.close()
 
     async def test_a_filter_that_matches_nothing_arrives(self) -> None:
         _, sync = await self.begin(Filter(ids=()))
