@@ -136,6 +136,9 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
         yield "relay.pubkey", pubkey, "64 lower-case hex digits, or nothing"
     if not _is_address(settings.control.address):
         yield "control.address", settings.control.address, "HOST:PORT or unix:PATH"
+    for index, standing in enumerate(settings.storage.standing):
+        if complaint := _no_filter(standing):
+            yield f"storage.standing[{index}]", standing, complaint
     yield from _peer_mistakes(settings)
 
 
@@ -149,14 +152,21 @@ def _peer_mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
         elif not _may_be_dialed(peer.url, settings):
             expected = "a public address, as sync.private_targets is false"
             yield f"peer[{index}].url", peer.url, expected
-        try:
-            filters.from_json(peer.filter)
-        except filters.InvalidFilter as error:
-            yield f"peer[{index}].filter", peer.filter, f"a NIP-01 filter ({error.text})"
+        if complaint := _no_filter(peer.filter):
+            yield f"peer[{index}].filter", peer.filter, complaint
         if peer.proxy and not _is_proxy(peer.proxy):
             yield f"peer[{index}].proxy", re.sub(r"//.*@", "//...@", peer.proxy), FORM
         if 0 < peer.max_rate < LEAST_RATE:
             yield f"peer[{index}].max_rate", peer.max_rate, f"0 for no limit, or >= {LEAST_RATE}"
+
+
+def _no_filter(value: dict[str, Any]) -> str | None:
+    """What was expected instead of something that is no filter."""
+    try:
+        filters.from_json(value)
+    except filters.InvalidFilter as error:
+        return f"a NIP-01 filter ({error.text})"
+    return None
 
 
 def _is_address(text: str) -> bool:
@@ -205,10 +215,10 @@ def _complaint(message: str, raw: dict[str, Any]) -> str:
 
 
 def _choices(key: str) -> str:
-    """The words that a key of ``[[peer]]`` may have, the only place where there are such."""
-    name = key.rpartition(".")[2]
-    field = next(field for field in msgspec.structs.fields(PeerSettings) if field.name == name)
-    return ", ".join(get_args(field.type))
+    """The words that a key may have."""
+    section, _, name = key.rpartition(".")
+    fields = msgspec.structs.fields(_section(section))
+    return ", ".join(next(get_args(field.type) for field in fields if field.name == name))
 
 
 def _look_up(raw: Any, key: str) -> Any:
@@ -220,7 +230,11 @@ def _look_up(raw: Any, key: str) -> Any:
 
 def _keys_of(key: str) -> tuple[str, ...]:
     """The keys that the section at ``key`` has."""
-    return sections()[re.sub(r"\[\d+\]$", "", key)].__struct_fields__
+    return _section(key).__struct_fields__
+
+
+def _section(key: str) -> type[Section]:
+    return sections()[re.sub(r"\[\d+\]$", "", key)]
 
 
 def sections() -> dict[str, type[Section]]:

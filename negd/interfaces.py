@@ -20,6 +20,7 @@ from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.nostr.messages import RelayMessage
 from negd.reconcile import RecordSet, Step
+from negd.settings import StoreSettings
 
 # --- ingest -------------------------------------------------------------------------------------
 
@@ -107,10 +108,24 @@ class StoreStatistics:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """:ivar events: how many were read. :ivar problems: one line each; empty means sound."""
+    """What a look at everything found.
+
+    :ivar events: how many were read.
+    :ivar problems: one line each; empty means sound.
+    :ivar repaired: how many wrong or missing entries were mended, and broken events removed.
+    """
 
     events: int
     problems: list[str]
+    repaired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """Bytes on disk before and after; equal where there is nothing to give back."""
+
+    before: int
+    after: int
 
 
 class IWatch(Interface):
@@ -181,10 +196,19 @@ class IEventStore(Interface):
     async def statistics() -> StoreStatistics:
         """Size and count, cheaply."""
 
-    async def verify(progress: Callable[[int, int], None]) -> VerifyReport:
+    async def verify(progress: Callable[[int, int], None], repair: bool = False) -> VerifyReport:
         """Read everything: ids, signatures, and that every index agrees with the events.
 
-        ``progress`` is told (events read, events in all), from the reactor thread.
+        :param progress: told (events read, events in all), from the reactor thread.
+        :param repair: make the indexes agree with the events, and remove what is no valid
+            event. The report has the problems as they were found.
+        :raises negd.errors.StorageError: the storage failed, or it cannot be repaired from here.
+        """
+
+    async def compact() -> CompactReport:
+        """Give room that is not used back to the system.
+
+        :raises negd.errors.StorageError: it failed, and the store is as it was.
         """
 
 
@@ -349,9 +373,15 @@ class IStoreFactory(Interface):
     scheme = Attribute("The word before the colon.")
     summary = Attribute("One line for ``--help-stores``: the form of the argument, what it is.")
 
-    async def open(argument: str, reactor: Any, read_only: bool = False) -> IStorage:
+    async def open(
+        argument: str,
+        reactor: Any,
+        read_only: bool = False,
+        settings: StoreSettings = StoreSettings(),
+    ) -> IStorage:
         """Open the storage, creating it where it is missing (unless read-only).
 
+        :param settings: those that mean nothing for this kind of storage are ignored.
         :raises negd.errors.ConfigError: the argument is not of this storage's form.
         :raises negd.errors.StorageError: it cannot be opened; the text says why.
         """

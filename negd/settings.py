@@ -41,6 +41,18 @@ class RelaySettings(Section, frozen=True):
     key_file: str = ""
 
 
+class StoreSettings(Section, frozen=True):
+    """How events are kept, whichever store it is; docs/storage.md says what it means for which.
+
+    :ivar durability: ``fsync`` answers for an event once it is on the disk; ``batched`` lets a
+        power cut take the last moments, and is quicker.
+    :ivar standing: NIP-01 filters whose records are kept ready as new events come.
+    """
+
+    durability: Literal["fsync", "batched"] = "fsync"
+    standing: Annotated[tuple[dict[str, Any], ...], Meta(max_length=16)] = ()
+
+
 class EndpointSettings(Section, frozen=True):
     """The WebSocket endpoint for Nostr clients.
 
@@ -177,6 +189,7 @@ class Settings(Section, frozen=True):
     """All of it. ``store`` is a store string; see ``twistd -n negd --help-stores``."""
 
     store: str = "lmdb:negd-data"
+    storage: StoreSettings = StoreSettings()
     relay: RelaySettings = RelaySettings()
     websocket: EndpointSettings = EndpointSettings()
     sessions: SessionSettings = SessionSettings()

@@ -159,7 +159,7 @@ class House:
         """
         settings, reactor = self._settings, self._reactor
         stop_on(signal.SIGTERM, reactor)
-        storage = await open_store(settings.store, reactor)
+        storage = await open_store(settings.store, reactor, settings=settings.storage)
         undoing.push("storage", storage.close)
         threads = settings.intake.threads or os.cpu_count() or 1
         checking = self._threads(undoing, threads, "checking")

@@ -84,7 +84,7 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stor = 1", "negd.toml: stor = 1: no such key, expected one of: store, relay, "),
+        ("stor = 1", "negd.toml: stor = 1: no such key, expected one of: store, storage, "),
         ("[relay]\nnam = 'x'", "relay.nam = 'x': no such key, expected one of: name, desc"),
         ("[[peer]]\nurl='ws://a'\nurk=1", "peer[0].urk = 1: no such key, expected one of: url,"),
         ("store = 1", "store = 1: expected a string"),
@@ -114,6 +114,12 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
             "[[peer]]\nurl = 'ws://a'\n[[peer]]\nurl = 'ws://b'\ndirection = 'sideways'",
             "peer[1].direction = 'sideways': expected one of: up, down, both",
         ),
+        ("storage.durability = 'never'", "durability = 'never': expected one of: fsync, batched"),
+        (
+            "[storage]\nstanding = [{kinds = [1]}, {kind = [1]}]",
+            "storage.standing[1] = {'kind': [1]}: expected a NIP-01 filter (unknown filter field",
+        ),
+        ("storage.standing = [" + "{}, " * 17 + "]", "of length <= 16"),
         (
             "[[peer]]\nurl = 'ws://a'\nfilter = {kind = [1]}",
             "peer[0].filter = {'kind': [1]}: expected a NIP-01 filter (unknown filter field",

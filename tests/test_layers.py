@@ -15,7 +15,7 @@ LEAVES: dict[str, set[str]] = {
     room: set() for room in ("addresses", "errors", "settings", "__init__")
 }
 VALUES: dict[str, set[str]] = {"nostr": {"errors"}, "reconcile": {"errors"}}
-MEETING = {"interfaces": {"errors", "nostr", "reconcile"}}
+MEETING = {"interfaces": {"errors", "settings", "nostr", "reconcile"}}
 BELOW_SYNC = {"addresses", "errors", "settings", "nostr", "reconcile", "interfaces"}
 LEVEL_1 = {"sync": BELOW_SYNC}
 LEVEL_2 = {

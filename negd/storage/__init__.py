@@ -8,11 +8,14 @@ from twisted.plugin import getPlugins
 
 from negd.errors import ConfigError
 from negd.interfaces import IStorage, IStoreFactory
+from negd.settings import StoreSettings
 
 __all__ = ["open_store", "store_summaries"]
 
 
-async def open_store(store: str, reactor: Any, read_only: bool = False) -> IStorage:
+async def open_store(
+    store: str, reactor: Any, read_only: bool = False, settings: StoreSettings = StoreSettings()
+) -> IStorage:
     """Open the storage that a store string names.
 
     :param store: as ``lmdb:/var/lib/negd``.
@@ -24,7 +27,7 @@ async def open_store(store: str, reactor: Any, read_only: bool = False) -> IStor
     if not colon or scheme not in factories:
         known = ", ".join(f"{name}:" for name in sorted(factories))
         raise ConfigError(f"store {store!r} is none of the known kinds: {known}")
-    return await factories[scheme].open(argument, reactor, read_only)
+    return await factories[scheme].open(argument, reactor, read_only, settings)
 
 
 def store_summaries() -> list[str]:

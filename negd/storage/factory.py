@@ -10,6 +10,7 @@ from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
 from negd.interfaces import IStorage, IStoreFactory
+from negd.settings import StoreSettings
 
 
 @implementer(IPlugin, IStoreFactory)
@@ -17,14 +18,21 @@ from negd.interfaces import IStorage, IStoreFactory
 class StoreFactory:
     """An :class:`IStoreFactory` that imports its driver when a store is opened, not before.
 
-    :ivar opener: the dotted name of an async function of (argument, reactor, read_only), as
-        :meth:`IStoreFactory.open`.
+    :ivar opener: the dotted name of an async function of (argument, reactor, read_only,
+        settings), as :meth:`IStoreFactory.open`.
     """
 
     scheme: str
     summary: str
     opener: str
 
-    async def open(self, argument: str, reactor: Any, read_only: bool = False) -> IStorage:
+    async def open(
+        self,
+        argument: str,
+        reactor: Any,
+        read_only: bool = False,
+        settings: StoreSettings = StoreSettings(),
+    ) -> IStorage:
         """See :meth:`IStoreFactory.open`."""
-        return cast(IStorage, await namedAny(self.opener)(argument, reactor, read_only))
+        opener = namedAny(self.opener)
+        return cast(IStorage, await opener(argument, reactor, read_only, settings))

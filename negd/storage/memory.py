@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from negd.errors import ConfigError
 from negd.interfaces import (
+    CompactReport,
     IEventStore,
     IPeerBook,
     IStorage,
@@ -33,13 +34,19 @@ from negd.nostr.event import Event, check
 from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import Address, address_of, expiration_of, is_expired
 from negd.reconcile import RecordSet
+from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES, surplus
 from negd.storage.order import listing_key
 from negd.storage.rules import take
 from negd.storage.watches import Watches
 
 
-async def open_memory(argument: str, reactor: IReactorTime, read_only: bool = False) -> IStorage:
+async def open_memory(
+    argument: str,
+    reactor: IReactorTime,
+    read_only: bool = False,
+    settings: StoreSettings = StoreSettings(),
+) -> IStorage:
     """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here.
 
     :raises ConfigError: there is an argument.
@@ -208,8 +215,10 @@ class MemoryStore:
         self._sweep()
         return StoreStatistics(events=len(self._stored), bytes=0)
 
-    async def verify(self, progress: Callable[[int, int], None]) -> VerifyReport:
-        """See :meth:`IEventStore.verify`."""
+    async def verify(
+        self, progress: Callable[[int, int], None], repair: bool = False
+    ) -> VerifyReport:
+        """See :meth:`IEventStore.verify`; an event is a value here and cannot be mended."""
         self._sweep()
         problems = []
         for event, _ in self._stored.values():
@@ -218,6 +227,11 @@ class MemoryStore:
                 problems.append(f"event {event.id}: {fault}")
         progress(len(self._stored), len(self._stored))
         return VerifyReport(len(self._stored), problems)
+
+    async def compact(self) -> CompactReport:
+        """See :meth:`IEventStore.compact`; there is nothing on disk."""
+        size = (await self.statistics()).bytes
+        return CompactReport(size, size)
 
 
 @implementer(IPeerBook)

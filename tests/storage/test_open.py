@@ -59,8 +59,8 @@ class Theirs:
     scheme = "theirs"
     summary = "theirs:NAME   from another package"
 
-    async def open(self, argument, reactor, read_only=False):
-        print("opened", argument, read_only)
+    async def open(self, argument, reactor, read_only=False, settings=None):
+        print("opened", argument, read_only, settings.durability)
         return MemoryStorage(reactor)
 
 theirs = Theirs()
@@ -68,12 +68,14 @@ theirs = Theirs()
 
 _THEIR_USE = """
 import sys
+from negd.settings import StoreSettings
 from negd.storage import open_store, store_summaries
 print([name for name in ("lmdb", "negd.storage.memory") if name in sys.modules])
 print(*store_summaries(), sep="\\n")
 print("lmdb" in sys.modules)
 from negd.testing.threads import ThreadedClock
-ThreadedClock().wait(open_store("theirs:some:thing", None, read_only=True))
+settings = StoreSettings(durability="batched")
+ThreadedClock().wait(open_store("theirs:some:thing", None, True, settings))
 """
 
 
@@ -91,4 +93,5 @@ def test_another_package_can_bring_a_storage(tmp_path: Path) -> None:
     )
     lines = found.stdout.splitlines()
     assert lines[0] == "[]", "drivers are imported when they are used"
-    assert lines[-3:] == ["theirs:NAME   from another package", "False", "opened some:thing True"]
+    assert lines[-3:-1] == ["theirs:NAME   from another package", "False"]
+    assert lines[-1] == "opened some:thing True batched"

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from negd.errors import ConfigError, StorageError
 from negd.interfaces import (
+    CompactReport,
     IEventStore,
     IStorage,
     IWatch,
@@ -29,6 +30,7 @@ from negd.interfaces import (
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import RecordSet
+from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.book import LmdbBook
 from negd.storage.lmdb.environment import FIRST_MAP, Environment, Transaction
@@ -58,7 +60,12 @@ _LONGEST_TIMER = 3600.0
 _NEVER = float("inf")
 
 
-async def open_lmdb(argument: str, reactor: Any, read_only: bool = False) -> IStorage:
+async def open_lmdb(
+    argument: str,
+    reactor: Any,
+    read_only: bool = False,
+    settings: StoreSettings = StoreSettings(),
+) -> IStorage:
     """See :meth:`negd.interfaces.IStoreFactory.open`; the argument is a folder.
 
     :param reactor: an IReactorTime and IReactorFromThreads.
@@ -316,9 +323,18 @@ class LmdbStore:
         """See :meth:`IEventStore.statistics`."""
         return await self._read(self._reader.statistics, self._clock.seconds())
 
-    async def verify(self, progress: Callable[[int, int], None]) -> VerifyReport:
+    async def verify(
+        self, progress: Callable[[int, int], None], repair: bool = False
+    ) -> VerifyReport:
         """See :meth:`IEventStore.verify`."""
+        if repair:
+            raise StorageError(f"store {self._environment.folder} cannot be repaired yet")
         return await Verification(self._environment, self._read, progress).run()
+
+    async def compact(self) -> CompactReport:
+        """See :meth:`IEventStore.compact`; not done yet."""
+        size = (await self.statistics()).bytes
+        return CompactReport(size, size)
 
     async def stop(self) -> None:
         """Finish the writes that were accepted; later ones fail."""

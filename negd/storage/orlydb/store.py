@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from negd.errors import StorageError
 from negd.interfaces import (
+    CompactReport,
     IEventStore,
     IStorage,
     IWatch,
@@ -24,6 +25,7 @@ from negd.nostr.event import Event, check
 from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import is_expired
 from negd.reconcile import RecordSet
+from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.order import newest_first
 from negd.storage.orlydb.address import DatabaseAddress
@@ -49,7 +51,12 @@ _THREADS = 24
 _VERIFY_AT_ONCE = 500
 
 
-async def open_orlydb(argument: str, reactor: Any, read_only: bool = False) -> IStorage:
+async def open_orlydb(
+    argument: str,
+    reactor: Any,
+    read_only: bool = False,
+    settings: StoreSettings = StoreSettings(),
+) -> IStorage:
     """See :meth:`negd.interfaces.IStoreFactory.open`; the argument is ``HOST:PORT``."""
     return await OrlydbStorage.open(DatabaseAddress.parse(argument), reactor, read_only)
 
@@ -286,8 +293,12 @@ class OrlydbStore:
         await self._held.flush()
         return StoreStatistics(events=len(self._held.records), bytes=0)
 
-    async def verify(self, progress: Callable[[int, int], None]) -> VerifyReport:
+    async def verify(
+        self, progress: Callable[[int, int], None], repair: bool = False
+    ) -> VerifyReport:
         """See :meth:`IEventStore.verify`: what the database lists is what it returns, signed."""
+        if repair:
+            raise StorageError(f"database {self._database.server} is not ours to repair")
         await self._refresh()
         records = self._held.records
         problems: list[str] = []
@@ -297,6 +308,11 @@ class OrlydbStore:
             problems += await self._calls(_problems, ids, await self._reading.by_ids(ids))
             progress(end, len(records))
         return VerifyReport(len(records), problems)
+
+    async def compact(self) -> CompactReport:
+        """See :meth:`IEventStore.compact`; the database does that itself."""
+        size = (await self.statistics()).bytes
+        return CompactReport(size, size)
 
     async def stop(self) -> None:
         """Finish the batches that were accepted, then let go of the database."""

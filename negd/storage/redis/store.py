@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from negd.errors import StorageError
 from negd.interfaces import (
+    CompactReport,
     IEventStore,
     ILeases,
     IStorage,
@@ -34,6 +35,7 @@ from negd.nostr.event import Event, InvalidEvent, decode
 from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import is_expired
 from negd.reconcile import RecordSet
+from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.order import newest_first
 from negd.storage.redis.address import ServerAddress, parse_address
@@ -72,7 +74,12 @@ _VERDICTS = {
 }
 
 
-async def open_redis(argument: str, reactor: Any, read_only: bool = False) -> IStorage:
+async def open_redis(
+    argument: str,
+    reactor: Any,
+    read_only: bool = False,
+    settings: StoreSettings = StoreSettings(),
+) -> IStorage:
     """See :meth:`negd.interfaces.IStoreFactory.open`.
 
     :param argument: see :mod:`negd.storage.redis.address`.
@@ -325,10 +332,19 @@ class RedisStore:
         told = await information(self.server.link)
         return StoreStatistics(int(events), int(told.get("aof_current_size", 0)))
 
-    async def verify(self, progress: Callable[[int, int], None]) -> VerifyReport:
+    async def verify(
+        self, progress: Callable[[int, int], None], repair: bool = False
+    ) -> VerifyReport:
         """See :meth:`IEventStore.verify`."""
         await self._fresh()
+        if repair:
+            raise StorageError(f"{self.server.address}: cannot be repaired yet")
         return await Verification(self.server.run, self._offload, progress).run()
+
+    async def compact(self) -> CompactReport:
+        """See :meth:`IEventStore.compact`; the server rewrites its file itself."""
+        size = (await self.statistics()).bytes
+        return CompactReport(size, size)
 
 
 def _batches(values: list[bytes]) -> Iterator[list[bytes]]:
