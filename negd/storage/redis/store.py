@@ -45,7 +45,7 @@ from negd.storage.redis.reader import Offload, Reader
 from negd.storage.redis.replica import NEVER, Replica
 from negd.storage.redis.server import Server
 from negd.storage.redis.values import number, value_of
-from negd.storage.redis.verify import Verification
+from negd.storage.redis.verify import Mending, Verification
 from negd.storage.watches import Watches
 
 log = Logger()
@@ -335,11 +335,11 @@ class RedisStore:
     async def verify(
         self, progress: Callable[[int, int], None], repair: bool = False
     ) -> VerifyReport:
-        """See :meth:`IEventStore.verify`."""
+        """See :meth:`IEventStore.verify`; nodes may go on writing, and learn what was mended."""
         await self._fresh()
-        if repair:
-            raise StorageError(f"{self.server.address}: cannot be repaired yet")
-        return await Verification(self.server.run, self._offload, progress).run()
+        mending = Mending(int(self._clock.seconds()), self._feed_room) if repair else None
+        run = self.write if repair else self.server.run
+        return await Verification(run, self._offload, progress, mending).run()
 
     async def compact(self) -> CompactReport:
         """See :meth:`IEventStore.compact`; the server rewrites its file itself."""

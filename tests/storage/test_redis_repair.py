@@ -1,0 +1,135 @@
+"""A damaged store on Redis: what is wrong is found, and mended while nodes use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from negd.errors import StorageError
+from negd.interfaces import Outcome
+from negd.nostr.filter import Filter
+from negd.storage.redis.values import tag_key, value_of
+from negd.testing.redis_server import OwnReactor, RedisServer
+from tests.storage.contract import NOW, note
+from tests.storage.redis_nodes import Node, needs_server, opened
+
+
+def redis_of(node: Node) -> Callable[..., Any]:
+    """How a test does to the server what negd would not; a key is ``{negd}:`` and its name."""
+    return lambda word, name, *words: node.reactor.wait(
+        node.store.server.link.command(word, b"{negd}:" + name, *words)
+    )
+
+
+@needs_server
+def test_verify_finds_damage_both_ways_and_repairs_it(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    profile, article = note(kind=0), note(kind=30023, tags=[["d", "x"], ["t", "y"]])
+    text = note(kind=1, tags=[["expiration", str(2**40)]])
+    digest = tag_key("t", "y")[1:]
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        one.ingest(profile, article, text)
+        redis = redis_of(one)
+        redis("ZREM", b"k:\0\0", profile.record + b"\0\0")
+        redis("SREM", b"kinds", b"\0\0")
+        redis("ZADD", b"k:\0\7", 0, article.record + b"\0\7")
+        redis("ZADD", b"a:" + bytes(32), 0, text.record + b"\0\1")
+        redis("ZADD", b"expiry", 0, bytes(8) + profile.id_bytes)
+        redis("HSET", b"addresses", bytes(20), article.record)
+        redis("DEL", b"t:t" + digest)
+        redis("HSET", b"events", b"x" * 32, b"nonsense")
+        redis("RPOP", b"feed-sizes")
+        report = one.verify()
+        assert (report.events, report.repaired) == (4, 0)
+        for problem in (
+            f"event {profile.id}: not in the list of kind 0",
+            f"event {profile.id}: not in kinds",
+            f"event {article.id}: not in the list of tag t {digest.hex()}",
+            f"the list of kind 7 lists {article.id} wrongly",
+            f"the list of author {bytes(32).hex()} lists {text.id} wrongly",
+            f"expiry lists {profile.id} wrongly",
+            f"addresses: {article.id} holds what it has no right to",
+            "the feed does not know its last entry or its size",
+        ):
+            assert problem in report.problems
+        assert any(
+            problem.startswith(f"event {(b'x' * 32).hex()}: ") for problem in report.problems
+        )
+        assert len(report.problems) == 9
+
+        mended = one.verify(repair=True)
+        assert set(mended.problems) == set(report.problems)
+        assert mended.repaired == 9
+        one.assert_sound()
+        events = (profile, article, text)
+        for node in (one, other):
+            node.until_known(*events)
+            assert node.ids(Filter.build(kinds=[0, 1, 30023])) == node.ids()
+            assert node.ids(Filter.build(tags={"t": ["y"]})) == {article.id_bytes}
+        other.ingest(later := note(content="later"))
+        one.until_known(later)
+        one.assert_sound()
+
+
+@needs_server
+def test_repair_takes_out_what_is_no_event_everywhere(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    """Altered in place: broken, under another's id, with a wrong signature, in a wrong list."""
+    broken, copied, forged, moved, whole = (
+        note(kind=30023 + n % 2, content=str(n), tags=[["d", str(n)], ["t", "x"]]) for n in range(5)
+    )
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        one.ingest(broken, copied, forged, moved, whole)
+        redis = redis_of(one)
+        value = redis("HGET", b"events", forged.id_bytes)
+        redis("HSET", b"events", broken.id_bytes, b"nonsense")
+        redis("HSET", b"events", copied.id_bytes, value_of(whole, whole.encode()))
+        redis("HSET", b"events", forged.id_bytes, value.replace(forged.sig.encode(), b"0" * 128))
+        elsewhere = value_of(replace(moved, kind=30025), moved.encode())
+        redis("HSET", b"events", moved.id_bytes, elsewhere)
+        assert one.verify(repair=True).repaired > 0
+        one.assert_sound()
+        for node in (one, other):
+            node.until(lambda node=node: node.ids() == {moved.id_bytes, whole.id_bytes})
+            assert node.ids(Filter.build(tags={"t": ["x"]})) == node.ids()
+            assert node.ids(Filter.build(kinds=[moved.kind])) == {moved.id_bytes}
+            assert node.ids(Filter.build(kinds=[whole.kind])) == {whole.id_bytes}
+        assert one.ingest(broken, copied, forged) == [Outcome.STORED] * 3
+        one.assert_sound()
+
+
+@needs_server
+@pytest.mark.parametrize("holder", [None, "old", "new", "neither"])
+def test_repair_leaves_one_event_at_an_address(
+    reactor: OwnReactor, server: RedisServer, holder: str | None
+) -> None:
+    old, new = note(kind=0, content="old"), note(NOW + 1, kind=0, content="new")
+    records = {"old": old.record, "new": new.record, "neither": note(kind=3).record}
+    with opened(reactor, server) as one:
+        one.ingest(old, new)
+        redis = redis_of(one)
+        redis("HSET", b"events", old.id_bytes, value_of(old, old.encode()))
+        address, _ = redis("HGETALL", b"addresses")
+        redis("DEL", b"addresses")
+        if holder is not None:
+            redis("HSET", b"addresses", address, records[holder])
+        assert one.verify(repair=True).repaired > 0
+        one.assert_sound()
+        assert one.ids() == {new.id_bytes}
+
+
+@needs_server
+def test_a_store_that_was_opened_for_reading_is_not_repaired(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    with opened(reactor, server) as one:
+        one.ingest(note())
+    with opened(reactor, server, read_only=True) as one:
+        with pytest.raises(StorageError, match="open for reading"):
+            one.verify(repair=True)
+        one.assert_sound()
