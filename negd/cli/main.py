@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from negd import __version__
 from negd.cli import (
+    compact_store,
     export_events,
     import_events,
     peers,
@@ -22,7 +23,17 @@ from negd.cli import (
 from negd.cli.output import complain
 from negd.errors import NegdError
 
-COMMANDS = (status, peers, sync, trigger, sessions, import_events, export_events, verify_store)
+COMMANDS = (
+    status,
+    peers,
+    sync,
+    trigger,
+    sessions,
+    import_events,
+    export_events,
+    verify_store,
+    compact_store,
+)
 
 DEFAULT_CONTROL = "127.0.0.1:50064"
 

@@ -16,11 +16,12 @@ Work = Callable[[Any, IStorage], Awaitable[int]]
 """Takes the reactor and the storage; returns the exit status."""
 
 
-def run_on_store(store: str, work: Work, *, read_only: bool) -> int:
+def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = True) -> int:
     """Open a store, work on it, close it; the exit status.
 
     The first interrupt cancels the work and has the store closed in order; a second one kills.
 
+    :param missing_ok: whether a store to be written to is made where there is none.
     :raises KeyboardInterrupt: it was interrupted.
     :raises negd.errors.NegdError: the store cannot be opened, or failed.
     :raises Exception: what the work raised.
@@ -31,6 +32,8 @@ def run_on_store(store: str, work: Work, *, read_only: bool) -> int:
     async def main(reactor: Any) -> None:
         nonlocal code, raised
         try:
+            if not (read_only or missing_ok):
+                await _opened(reactor, store, _nothing, True)
             code = await _opened(reactor, store, work, read_only)
         except Exception as error:
             raised = error
@@ -57,6 +60,10 @@ async def _opened(reactor: Any, store: str, work: Work, read_only: bool) -> int:
         return await work(reactor, storage)
     finally:
         await storage.close()
+
+
+async def _nothing(reactor: Any, storage: IStorage) -> int:
+    return 0
 
 
 def _cancel_on_signals(reactor: Any, done: Deferred[None]) -> None:

@@ -1,4 +1,4 @@
-"""``negctl verify``: read a whole store and say whether it is sound."""
+"""``negctl verify``: read a whole store, say whether it is sound, and mend it where it is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from negd.cli.meter import meter
 from negd.cli.output import complain, count
 
 if TYPE_CHECKING:
-    from negd.interfaces import IStorage
+    from negd.interfaces import IStorage, VerifyReport
 
 NAMED = 100
 """Problems that are printed; further ones are counted."""
@@ -22,21 +22,25 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
         "verify", help="check every event of a store, and that its indexes agree"
     )
     add_store(parser)
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="make the indexes agree with the events, and remove what is no valid event",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, and print the problems; any problem makes a failure."""
+    """Check, and print the problems; any problem that is there at the end makes a failure."""
     from negd.cli.stores import run_on_store
 
     async def work(reactor: Any, storage: IStorage) -> int:
-        shown = meter("verify", "events")
-        try:
-            report = await storage.events.verify(shown.show)
-        finally:
-            shown.close()
+        report = await _look(storage, args.repair)
         for problem in report.problems[:NAMED]:
             print(problem)
+        if report.problems and args.repair:
+            print(f"found {count(len(report.problems), 'problem')}, repaired {report.repaired:,}")
+            report = await _look(storage, repair=False)
         if report.problems:
             found = count(len(report.problems), "problem")
             complain(f"{found} in {count(report.events, 'event')} of {args.store}")
@@ -44,4 +48,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"verified {count(report.events, 'event')}: sound")
         return 0
 
-    return run_on_store(args.store, work, read_only=True)
+    return run_on_store(args.store, work, read_only=not args.repair, missing_ok=False)
+
+
+async def _look(storage: IStorage, repair: bool) -> VerifyReport:
+    shown = meter("repair" if repair else "verify", "events")
+    try:
+        report: VerifyReport = await storage.events.verify(shown.show, repair)
+        return report
+    finally:
+        shown.close()

@@ -218,15 +218,18 @@ class MemoryStore:
     async def verify(
         self, progress: Callable[[int, int], None], repair: bool = False
     ) -> VerifyReport:
-        """See :meth:`IEventStore.verify`; an event is a value here and cannot be mended."""
+        """See :meth:`IEventStore.verify`."""
         self._sweep()
-        problems = []
-        for event, _ in self._stored.values():
-            fault = check(event)
-            if fault is not None:
-                problems.append(f"event {event.id}: {fault}")
-        progress(len(self._stored), len(self._stored))
-        return VerifyReport(len(self._stored), problems)
+        read = len(self._stored)
+        faults = [(event, check(event)) for event, _ in self._stored.values()]
+        broken = [(event, fault) for event, fault in faults if fault is not None]
+        if repair and broken:
+            for event, _ in broken:
+                self.remove(event)
+            self._commits += 1
+        progress(read, read)
+        problems = [f"event {event.id}: {fault}" for event, fault in broken]
+        return VerifyReport(read, problems, len(broken) if repair else 0)
 
     async def compact(self) -> CompactReport:
         """See :meth:`IEventStore.compact`; there is nothing on disk."""

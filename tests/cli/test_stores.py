@@ -20,15 +20,21 @@ from negd.cli.main import main
 from negd.interfaces import VerifyReport
 from negd.storage import open_store
 
+problems = [f"problem {n}" for n in range(150)]
+mends = "mended" in sys.argv
+
 async def unsound(store, reactor, read_only):
     storage = await open_store(store, reactor)
-    async def verify(progress):
-        return VerifyReport(7, [f"problem {n}" for n in range(150)])
+    async def verify(progress, repair):
+        found = list(problems)
+        if repair and not read_only and mends:
+            problems.clear()
+        return VerifyReport(7, found, len(found) - len(problems))
     storage.events.verify = verify
     return storage
 
 stores.open_store = unsound
-sys.exit(main(["verify", "--store", "memory:"]))
+sys.exit(main(["verify", "--store", "memory:", *sys.argv[2:]]))
 """
 
 
@@ -94,11 +100,11 @@ def test_a_file_that_is_missing_is_named_and_no_store_is_made(store: str, tmp_pa
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("command", ["export", "verify"])
+@pytest.mark.parametrize("command", ["export", "verify", "verify --repair", "compact"])
 def test_a_store_that_is_missing_is_named_and_not_made(
     command: str, store: str, tmp_path: Path
 ) -> None:
-    done = negctl(command, "--store", store)
+    done = negctl(*command.split(), "--store", store)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"negctl: ")
     assert done.stderr.count(b"\n") == 1
@@ -111,11 +117,46 @@ def test_a_store_of_no_known_kind_is_named() -> None:
     assert done.stderr.startswith(b"negctl: store 'floppy:a' is none of the known kinds: ")
 
 
+def unsound(*argv: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-c", UNSOUND, *argv], capture_output=True, timeout=60)
+
+
 def test_a_store_that_is_not_sound_is_a_failure() -> None:
-    done = subprocess.run([sys.executable, "-c", UNSOUND], capture_output=True, timeout=60)
+    done = unsound("mended")
     assert done.returncode == 1
     assert done.stdout.splitlines() == [f"problem {n}".encode() for n in range(100)]
     assert done.stderr == b"negctl: 150 problems in 7 events of memory:\n"
+
+
+def test_a_store_that_is_repaired_is_looked_at_once_more() -> None:
+    done = unsound("mended", "--repair")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[99:] == [
+        b"problem 99",
+        b"found 150 problems, repaired 150",
+        b"verified 7 events: sound",
+    ]
+
+
+def test_a_store_that_stays_unsound_is_a_failure() -> None:
+    done = unsound("left", "--repair")
+    assert done.returncode == 1
+    assert done.stdout.endswith(b"\nfound 150 problems, repaired 0\n")
+    assert done.stderr == b"negctl: 150 problems in 7 events of memory:\n"
+
+
+def test_repair_and_compact_leave_a_sound_store_as_it_is(store: str, jsonl: bytes) -> None:
+    negctl("import", "-", "--store", store, stdin=jsonl)
+    before = negctl("export", "--store", store).stdout
+    sound = negctl("verify", "--repair", "--store", store)
+    if b"yet" in sound.stderr:
+        pytest.xfail(sound.stderr.decode())
+    assert (sound.returncode, sound.stderr) == (0, b"")
+    assert sound.stdout == negctl("verify", "--store", store).stdout
+    compacted = negctl("compact", "--store", store)
+    assert (compacted.returncode, compacted.stderr) == (0, b"")
+    assert compacted.stdout.startswith(f"compacted {store}: ".encode())
+    assert negctl("export", "--store", store).stdout == before
 
 
 def test_a_reader_that_goes_away_ends_the_export_quietly(store: str, jsonl: bytes) -> None:

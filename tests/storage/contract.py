@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from negd.errors import StorageError
 from negd.interfaces import (
     IEventStore,
     IPeerBook,
@@ -28,6 +29,7 @@ from negd.interfaces import (
     PeerStatus,
     Residue,
     Verdict,
+    VerifyReport,
 )
 from negd.nostr.event import MAX_TIMESTAMP, Event, check, decode
 from negd.nostr.filter import EVERYTHING, Filter
@@ -45,7 +47,7 @@ ALICE, BOB = Signer(b"\1" * 32), Signer(b"\2" * 32)
 LIMIT = 50
 """Ledger entries that the storages under test keep of one peer."""
 
-many_stores = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+many_stores = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 class Stand:
@@ -79,6 +81,14 @@ class Stand:
             if after is None:
                 return found
 
+    def repair(self) -> VerifyReport:
+        try:
+            return self.wait(self.events.verify(lambda read, total: None, True))
+        except StorageError as error:
+            if "yet" in error.text:
+                pytest.xfail(error.text)
+            raise
+
     def assert_sound(self) -> None:
         report = self.wait(self.events.verify(lambda read, total: None))
         assert report.problems == []
@@ -108,6 +118,7 @@ class Difference(Enum):
     DELETIONS_CAN_BE_DELETED = "a deletion named by a later one of its author is undone"
     EXPIRED_VERSIONS_HOLD_THEIR_PLACE = "an older version than an expired one is not taken"
     ADDRESSES_ARE_TAKEN_LITERALLY = "an address that says too much keeps no version out"
+    IS_REPAIRED_ELSEWHERE = "repair is not offered"
 
 
 def comparable(history: Sequence[Event], differences: Set[Difference]) -> list[Event]:
@@ -166,7 +177,7 @@ class AnswersContract:
     def test_any_filter_over_one_store(self, stand: Stand) -> None:
         relay = NaiveRelay(NOW)
 
-        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=25, suppress_health_check=list(HealthCheck))
         @given(drawn=strategies.histories(most=20))
         def fill(drawn: list[Event]) -> None:
             history = comparable(drawn, self.differences)
@@ -178,7 +189,7 @@ class AnswersContract:
         kept = list(relay.kept().values())
         assert stand.ids() == set(relay.kept())
 
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
         @given(wanted=strategies.filters(kept[:10]), page=st.integers(1, 40))
         def ask(wanted: Filter, page: int) -> None:
             assert_answers(stand, kept, wanted, page)
@@ -672,6 +683,44 @@ class StorageContract(AnswersContract):
         report = stand.wait(stand.events.verify(lambda read, total: None))
         assert report.events == 2
         assert report.problems == [f"event {event.id}: signature does not match"]
+
+    def test_repair_removes_what_is_no_valid_event(self, stand: Stand) -> None:
+        event, whole = note(content="forged"), note(kind=7)
+        forged = decode(event.encode().replace(event.sig.encode(), b"0" * 128))
+        stand.ingest(forged, whole)
+        if Difference.IS_REPAIRED_ELSEWHERE in self.differences:
+            with pytest.raises(StorageError, match="not ours to repair"):
+                stand.repair()
+            return
+        report = stand.repair()
+        assert report.problems == [f"event {event.id}: signature does not match"]
+        assert report.repaired > 0
+        stand.assert_sound()
+        assert_answers(stand, [whole], EVERYTHING)
+        assert_answers(stand, [], Filter.build(kinds=[1]))
+        assert stand.ingest(event) == [Outcome.STORED]
+        assert stand.wait(stand.events.fetch([event.id_bytes])) == {event.id_bytes: event.encode()}
+
+    def test_repair_leaves_a_sound_store_as_it_is(self, stand: Stand) -> None:
+        if Difference.IS_REPAIRED_ELSEWHERE in self.differences:
+            pytest.skip("see above")
+        stand.ingest(*sample_events(40, until=NOW))
+        before = stand.listing(EVERYTHING, 50)
+        report = stand.repair()
+        assert (report.problems, report.repaired) == ([], 0)
+        assert stand.listing(EVERYTHING, 50) == before
+
+    def test_compact_keeps_everything_and_goes_on(self, stand: Stand) -> None:
+        events = list(sample_events(40, until=NOW))
+        stand.ingest(*events)
+        before = stand.listing(EVERYTHING, 50)
+        report = stand.wait(stand.events.compact())
+        assert 0 <= report.after <= report.before
+        assert stand.listing(EVERYTHING, 50) == before
+        later = note(NOW + 1, content="later")
+        assert stand.ingest(later) == [Outcome.STORED]
+        assert stand.listing(EVERYTHING, 50) == [later.id_bytes, *before]
+        stand.assert_sound()
 
     # --- peers ----------------------------------------------------------------------------------
 
