@@ -9,7 +9,7 @@ then the id), times are Unix seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -223,6 +223,19 @@ class PeerStatus(Enum):
     ERROR = "error"
 
 
+class Fault(Enum):
+    """What a peer does wrong, and a sync survives."""
+
+    UNREADABLE = "unreadable"
+    """A message that is no message of a relay."""
+    UNASKED = "unasked"
+    """An event that was not asked for."""
+    INVALID = "invalid"
+    """An event whose id or signature is wrong."""
+    REPEATED = "repeated"
+    """An event that was sent before, to the same REQ."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerProfile:
     """What was learned of a peer's ways, so that it is not learned again at every sync.
@@ -234,6 +247,9 @@ class PeerProfile:
     :ivar ids_per_request: events it returns to a REQ at most, where it returned fewer than asked.
     :ivar document: what it said of itself (NIP-11) when it was last asked and answered.
     :ivar described_at: second at which it was last asked.
+    :ivar requests_in_flight: REQs it lets be open at a time, where it refused more.
+    :ivar frame_limit: bytes of a negentropy message, where it refused larger ones.
+    :ivar faults: how often it did what it should not, by :class:`Fault`'s words.
     """
 
     nip77: bool | None = None
@@ -243,6 +259,9 @@ class PeerProfile:
     ids_per_request: int | None = None
     document: RelayDocument | None = None
     described_at: float = 0
+    requests_in_flight: int | None = None
+    frame_limit: int | None = None
+    faults: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +292,8 @@ class Residue(Enum):
     """The peer answered ``OK false``."""
     UNFETCHABLE = "unfetchable"
     """The peer listed the id and did not return the event."""
+    AUTH_GATED = "auth-gated"
+    """The peer wants to know who we are (NIP-42) and did not take our answer, or got none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +528,8 @@ class SyncProgress:
     :ivar refused: events received that we did not accept.
     :ivar unfetchable: ids that the peer listed and did not return.
     :ivar explained: differences left alone because the ledger explains them.
+    :ivar reasons: why events did not move, in the words of whoever refused, and how many; the
+        first so many reasons of a run.
     :ivar complete: true in the last progress of a run that succeeded.
     """
 
@@ -521,6 +544,7 @@ class SyncProgress:
     refused: int = 0
     unfetchable: int = 0
     explained: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
     complete: bool = False
 
     @property
@@ -544,6 +568,10 @@ class PeerDescription:
     :ivar linked: whether a link to it is kept open.
     :ivar residues: how many differences its ledger explains, by reason.
     :ivar entries: some of them, of each reason those that are due first.
+    :ivar proxy: the SOCKS5 proxy on the way to it, without a password; nothing for none.
+    :ivar compression: whether permessage-deflate is offered.
+    :ivar max_rate: bytes a second that a link carries, each way; 0 for no limit.
+    :ivar max_events: events that one sync moves; 0 for no limit.
     """
 
     url: str
@@ -556,6 +584,10 @@ class PeerDescription:
     state: PeerState
     residues: Mapping[Residue, int]
     entries: Mapping[bytes, LedgerEntry]
+    proxy: str = ""
+    compression: bool = False
+    max_rate: int = 0
+    max_events: int = 0
 
 
 class IPeerSync(Interface):

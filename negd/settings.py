@@ -126,6 +126,7 @@ class SyncSettings(Section, frozen=True):
 
     :ivar interval: seconds between the end of a sync and the next one.
     :ivar concurrent: peers synced at the same time.
+    :ivar turn: seconds after which a sync, while others wait in line, joins it at its end.
     :ivar frame_limit: bytes of one negentropy message, before hex.
     :ivar fetch_batch: ids asked for by one REQ.
     :ivar fetch_in_flight: REQs unanswered at a time.
@@ -145,6 +146,7 @@ class SyncSettings(Section, frozen=True):
 
     interval: Seconds = 600.0
     concurrent: Count = 4
+    turn: Seconds = 60.0
     frame_limit: FrameBytes = 60_000
     fetch_batch: Count = 200
     fetch_in_flight: Count = 8

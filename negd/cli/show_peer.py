@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from negd.cli.arguments import add_json
 from negd.cli.output import ago, count, due, fields, interval, plain, table
 from negd.cli.remote import connect
-from negd.cli.residues import MEANINGS
+from negd.cli.residues import FAULTS, MEANINGS
 
 if TYPE_CHECKING:
     from negd.interfaces import LedgerEntry, PeerDescription, PeerProfile, PeerState, Residue
@@ -76,6 +76,13 @@ def _terms(peer: PeerDescription) -> Iterator[tuple[str, str]]:
     yield "filter", "everything" if peer.wanted.is_everything else wanted
     yield "interval", interval(peer.interval)
     yield "tail", "on: new events move as they come" if peer.tail else "off"
+    if peer.proxy:
+        yield "proxy", plain(peer.proxy)
+    if peer.compression:
+        yield "compression", "offered"
+    if peer.max_rate or peer.max_events:
+        bounds = {"bytes a second": peer.max_rate, "events a sync": peer.max_events}
+        yield "budget", ", ".join(f"{most:,} {what}" for what, most in bounds.items() if most)
 
 
 def _state(state: PeerState, now: float) -> Iterator[tuple[str, str]]:
@@ -100,8 +107,17 @@ def _profile(profile: PeerProfile, now: float) -> Iterator[tuple[str, str]]:
         yield "largest set", count(profile.max_records, "record")
     if profile.ids_per_request is not None:
         yield "per REQ", count(profile.ids_per_request, "event")
+    if profile.requests_in_flight is not None:
+        yield "at a time", count(profile.requests_in_flight, "REQ")
+    if profile.frame_limit is not None:
+        yield "frames", f"up to {profile.frame_limit:,} bytes"
     if profile.document is not None:
         yield from _document(profile.document)
+    if profile.faults:
+        yield (
+            "faults",
+            ", ".join(f"{n:,} {FAULTS[word]}" for word, n in sorted(profile.faults.items())),
+        )
 
 
 def _document(document: RelayDocument) -> Iterator[tuple[str, str]]:
@@ -152,6 +168,10 @@ def _as_json(peer: PeerDescription) -> dict[str, object]:
         "filter": peer.wanted.to_json(),
         "interval": peer.interval,
         "tail": peer.tail,
+        "proxy": peer.proxy,
+        "compression": peer.compression,
+        "max_rate": peer.max_rate,
+        "max_events": peer.max_events,
         "linked": peer.linked,
         "state": to_builtins(peer.state),
         "residues": {residue.value: number for residue, number in peer.residues.items()},

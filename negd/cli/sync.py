@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from negd.cli.arguments import add_filter, seconds, wanted
 from negd.cli.meter import Meter, meter
-from negd.cli.output import complain, count
+from negd.cli.output import complain, count, plain
 from negd.cli.remote import connect
 from negd.cli.residues import MEANINGS
 from negd.errors import NegdError
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"synced with {args.url} in {count(last.round, 'round')}: {_moved(last)}")
         for number, text in _left(last, args.url):
             print(f"{number:>9,} {text}")
+        for said, number in sorted(last.reasons.items(), key=lambda one: (-one[1], one[0])):
+            print(f"{number:>9,} x {plain(said)}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import MutableMapping, MutableSequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -39,6 +39,10 @@ def peer_to_proto(peer: PeerDescription) -> proto.Peer:
         filter=peer.wanted.encode().decode(),
         interval=peer.interval,
         tail=peer.tail,
+        proxy=peer.proxy,
+        compression=peer.compression,
+        max_rate=peer.max_rate,
+        max_events=peer.max_events,
         linked=peer.linked,
         state=to_builtins(peer.state),
         residues={residue.value: count for residue, count in peer.residues.items()},
@@ -63,6 +67,10 @@ def peer_from_proto(found: proto.Peer) -> PeerDescription:
         wanted=filters.decode(found.filter),
         interval=found.interval,
         tail=found.tail,
+        proxy=found.proxy,
+        compression=found.compression,
+        max_rate=found.max_rate,
+        max_events=found.max_events,
         linked=found.linked,
         state=convert(_fields(found.state), PeerState),
         residues={Residue(word): count for word, count in found.residues.items()},
@@ -80,5 +88,7 @@ def _fields(message: Message) -> dict[str, Any]:
             held = _fields(held)
         elif isinstance(held, MutableSequence):
             held = list(held)
+        elif isinstance(held, MutableMapping):
+            held = dict(held)
         fields[field.name] = held
     return fields

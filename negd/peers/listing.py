@@ -21,6 +21,8 @@ class Listing:
     :ivar interval: seconds between syncs; None takes the common one.
     :ivar tail: whether new events move as they come, over a link that is kept open.
     :ivar budget: what may be moved, and how fast.
+    :ivar proxy: the SOCKS5 proxy on the way, without user and password; nothing for none.
+    :ivar compression: whether permessage-deflate is offered.
     """
 
     url: str
@@ -29,6 +31,8 @@ class Listing:
     interval: float | None = None
     tail: bool = True
     budget: Budget = UNLIMITED
+    proxy: str = ""
+    compression: bool = False
 
     def narrowed(self, wanted: Filter) -> Filter:
         """What a sync on demand is about: a filter of its own, or the peer's with its ``since``."""
@@ -54,4 +58,11 @@ def listing_of(settings: PeerSettings) -> Listing:
         settings.interval,
         settings.tail,
         Budget(settings.max_rate, settings.max_events),
+        _without_password(settings.proxy),
+        settings.compression,
     )
+
+
+def _without_password(proxy: str) -> str:
+    scheme, slashes, rest = proxy.partition("//")
+    return scheme + slashes + rest.rpartition("@")[2]

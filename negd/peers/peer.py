@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -15,7 +16,7 @@ from negd.interfaces import IPeerBook, PeerState, PeerStatus, SyncProgress
 from negd.nostr.filter import Filter
 from negd.peers.listing import Listing
 from negd.peers.waits import until_next
-from negd.sync.budget import BudgetSpent
+from negd.sync.budget import BudgetSpent, TurnOver
 from negd.sync.contact import Contact
 from negd.sync.node import Node
 from negd.sync.run import SyncRun
@@ -85,29 +86,36 @@ class Peer:
         return running.addBoth(ended)
 
     async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
-        await self._line.acquire()
         before = self.state.status
-        try:
-            self.state = replace(self.state, status=PeerStatus.SYNCING)
-            await self._get_described()
-            return await self._see_through(self._new_run(wanted, progress))
-        except CancelledError:
-            self.state = replace(self.state, status=before)
-            raise
-        finally:
-            self._line.release()
+        so_far = SyncProgress(self.url)
+        while True:
+            await self._line.acquire()
+            try:
+                self.state = replace(self.state, status=PeerStatus.SYNCING)
+                await self._get_described()
+                run = self._new_run(wanted, progress, so_far)
+                return await self._see_through(run)
+            except TurnOver:
+                so_far = run.progress
+            except CancelledError:
+                self.state = replace(self.state, status=before)
+                raise
+            finally:
+                self._line.release()
 
     async def _get_described(self) -> None:
         """Have the peer say what it is, where that is not known or may have changed."""
         now, profile = self._node.clock.seconds(), self.state.profile
         failed = self.state.consecutive_failures
-        age = now - profile.described_at
+        age = abs(now - profile.described_at)  # clocks are set back, too
         if age >= (_DESCRIBED_FOR_ON_FAILURE if failed else _DESCRIBED_FOR):
             document = await self._node.dialer.describe(self.url) or profile.document
             profile = replace(profile, document=document, described_at=now)
             self.state = replace(self.state, profile=profile)
 
-    def _new_run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncRun:
+    def _new_run(
+        self, wanted: Filter, progress: Callable[[SyncProgress], None], so_far: SyncProgress
+    ) -> SyncRun:
         return SyncRun(
             self._node,
             self.url,
@@ -117,23 +125,42 @@ class Peer:
             self.state.profile,
             progress,
             self.listing.budget,
+            so_far,
         )
 
     async def _see_through(self, run: SyncRun) -> SyncProgress:
+        turn = LoopingCall(self._make_room, run)
+        turn.clock = self._node.clock
+        turn.start(self._node.settings.turn, now=False)
         try:
             await run.run(self.contact)
         except CancelledError:
             raise
+        except TurnOver:
+            await self._keep(self._after(run, self.state))
+            raise
         except BudgetSpent as spent:
-            await self._keep(replace(self._stopped(spent, run.progress.moved), profile=run.profile))
+            await self._keep(self._after(run, self._stopped(spent)))
             raise
         except Exception as error:
             text = self._describe(error)
-            await self._keep(replace(self._failed(text, run.progress.moved), profile=run.profile))
+            await self._keep(self._after(run, self._failed(text)))
             raise PeerError(text) from error
         else:
-            await self._keep(replace(self._succeeded(run.progress.moved), profile=run.profile))
+            await self._keep(self._after(run, self._succeeded()))
             return run.progress
+        finally:
+            turn.stop()
+
+    def _make_room(self, run: SyncRun) -> None:
+        """Where others wait, have a sync that has had its turn go to the end of the line."""
+        if self._line.waiting:
+            run.make_room()
+
+    def _after(self, run: SyncRun, state: PeerState) -> PeerState:
+        """A state with what a run moved and learned."""
+        moved = self.state.events_synced + run.moved
+        return replace(state, events_synced=moved, profile=run.profile)
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, NegdError):
@@ -148,25 +175,20 @@ class Peer:
 
     async def failed(self, text: str) -> None:
         """The peer could not even be reached."""
-        await self._keep(self._failed(text, 0))
+        await self._keep(self._failed(text))
 
-    def _succeeded(self, moved: int) -> PeerState:
-        return PeerState(
-            last_sync=int(self._node.clock.seconds()),
-            events_synced=self.state.events_synced + moved,
-        )
+    def _succeeded(self) -> PeerState:
+        return PeerState(last_sync=int(self._node.clock.seconds()))
 
-    def _stopped(self, spent: BudgetSpent, moved: int) -> PeerState:
+    def _stopped(self, spent: BudgetSpent) -> PeerState:
         """No success, as there is more; no failure either: it goes on at the next interval."""
-        last = self.state.last_sync
-        return replace(self._succeeded(moved), last_sync=last, last_error=spent.text)
+        return PeerState(last_sync=self.state.last_sync, last_error=spent.text)
 
-    def _failed(self, text: str, moved: int) -> PeerState:
+    def _failed(self, text: str) -> PeerState:
         failures = self.state.consecutive_failures + 1
         wait = until_next(self._node.settings, failures, None, self._random)
         return replace(
             self.state,
-            events_synced=self.state.events_synced + moved,
             status=PeerStatus.ERROR,
             last_error=text,
             consecutive_failures=failures,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from negd.interfaces import IIntake, Outcome, Residue
+from negd.interfaces import Fault, IIntake, Outcome, Residue
 from negd.nostr.event import Event
 from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
@@ -42,6 +42,8 @@ class Arrivals:
             if verdict.outcome in _STORED:
                 self._ledger.settle(event_id)
             else:
+                if verdict.outcome is Outcome.INVALID:
+                    self._peer.dialogue.faults[Fault.INVALID] += 1
                 text = verdict.text or verdict.outcome.value
                 self._ledger.note(event_id, Residue.OURS_REJECTED, text)
         already = outcomes[Outcome.DUPLICATE]

@@ -30,6 +30,13 @@ class BudgetSpent(PeerError):
         super().__init__(f"budget spent: {events} events moved, the rest waits for the next sync")
 
 
+class TurnOver(PeerError):
+    """A sync has made room for others that wait, and there is more to move."""
+
+    def __init__(self) -> None:
+        super().__init__("others had to wait for too long, the rest moves when they had their turn")
+
+
 class Allowance:
     """The events that one sync may still move.
 
@@ -46,10 +53,14 @@ class Allowance:
 
     def grant(self, wanted: int) -> int:
         """How many of so many events may move."""
-        granted = int(min(wanted, self._left))
+        granted = 0 if self.is_spent else int(min(wanted, self._left))
         self._left -= granted
         return granted
 
     def give_back(self, count: int) -> None:
         """So many of the events granted did not move."""
         self._left += count
+
+    def withdraw(self) -> None:
+        """Nothing more may move, whatever is given back."""
+        self._left = -inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from negd.errors import PeerError
-from negd.interfaces import IPeerListener
+from negd.interfaces import Fault, IPeerListener
 from negd.nostr.event import Event
 from negd.nostr.messages import (
     Challenge,
@@ -32,6 +32,9 @@ _MOST_UNREAD = 20_000
 """Messages a peer may pile up in one mailbox before it counts as flooding."""
 
 _MOST_UNREADABLE = 100
+
+_MOST_ENDED = 100
+"""Subscriptions remembered after their end: answers to them may still be on their way."""
 
 Letter: TypeAlias = Delivered | Eose | Closed | Ok | NegMsg | NegErr | Notice
 
@@ -143,6 +146,7 @@ class Dialogue:
     What nobody waits for is dropped: answers after a close, events that were not asked for.
 
     :ivar challenge: the peer's last one (NIP-42).
+    :ivar faults: what the peer did wrong so far.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -152,8 +156,9 @@ class Dialogue:
         self._negotiation: Mailbox | None = None
         self._lost: PeerError | None = None
         self._end = Mailbox(clock)
-        self._unreadable = 0
+        self._ended_lately: deque[str] = deque(maxlen=_MOST_ENDED)
         self.challenge: str | None = None
+        self.faults: Counter[Fault] = Counter()
 
     @contextmanager
     def subscription(
@@ -170,6 +175,7 @@ class Dialogue:
             yield box
         finally:
             del self._boxes[name]
+            self._ended_lately.append(name)
 
     @contextmanager
     def negotiation(self, name: str) -> Iterator[Mailbox]:
@@ -214,14 +220,20 @@ class Dialogue:
             if self._negotiation is not None:
                 self._negotiation.put(message)
         elif not isinstance(message, Unrecognised):
-            box = self._boxes.get(message.subscription)
-            if box is not None:
-                box.put(message)
+            self._deliver(message)
+
+    def _deliver(self, message: Delivered | Eose | Closed | NegMsg | NegErr) -> None:
+        """To whom it is addressed; what was on its way when they left is dropped."""
+        box = self._boxes.get(message.subscription)
+        if box is not None:
+            box.put(message)
+        elif isinstance(message, Delivered) and message.subscription not in self._ended_lately:
+            self.faults[Fault.UNASKED] += 1
 
     def unreadable(self, text: str) -> None:
         """See :meth:`IPeerListener.unreadable`. A few are ignored, many end the dialogue."""
-        self._unreadable += 1
-        if self._unreadable > _MOST_UNREADABLE:
+        self.faults[Fault.UNREADABLE] += 1
+        if self.faults[Fault.UNREADABLE] > _MOST_UNREADABLE:
             self.lost(f"the peer keeps sending what cannot be read: {text}")
 
     def lost(self, reason: str) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from twisted.internet.defer import Deferred
 
 from negd.sync.budget import Allowance
+
+_REMEMBERED = 100_000
+"""Ids found of which it is known that they have been found."""
 
 
 class Line:
@@ -21,6 +25,8 @@ class Line:
         self._line: deque[bytes] = deque()
         self._finished = False
         self._takers: deque[Deferred[None]] = deque()
+        self._putters: list[Deferred[None]] = []
+        self._roomy = 0
 
     def __len__(self) -> int:
         return len(self._line)
@@ -51,7 +57,23 @@ class Line:
     def take_ready(self, most: int) -> list[bytes]:
         """Up to ``most`` ids of those in line now."""
         granted = self._allowance.grant(min(most, len(self._line)))
-        return [self._line.popleft() for _ in range(granted)]
+        taken = [self._line.popleft() for _ in range(granted)]
+        if not granted or len(self._line) <= self._roomy:
+            putters, self._putters = self._putters, []
+            for putter in putters:
+                putter.callback(None)
+        return taken
+
+    async def drained(self, most: int) -> None:
+        """Return once no more than so many ids are in line, or no more may be taken.
+
+        For one waiter at a time.
+        """
+        if len(self._line) > most:
+            self._roomy = most
+            room: Deferred[None] = Deferred(self._putters.remove)
+            self._putters.append(room)
+            await room
 
     def _wake(self) -> None:
         while self._takers and (self._line or self._finished):
@@ -59,18 +81,26 @@ class Line:
 
 
 class Differences(Line):
-    """A line that an id enters once, however often it is found.
+    """A line that an id enters once, even if it is found again soon.
 
-    With a frame limit a peer may report an id in several rounds.
+    With a frame limit a peer may report an id in more than one round.  Only the latest so many
+    are remembered, so that memory stays bounded: an id that comes back later is fetched or sent
+    once more, which does no harm.
+
+    :param moves: whether events are to move this way; else ids are only counted.
     """
 
-    def __init__(self, allowance: Allowance | None = None) -> None:
+    def __init__(self, allowance: Allowance | None = None, moves: bool = True) -> None:
         super().__init__(allowance)
-        self._found: set[bytes] = set()
+        self._moves = moves
+        self._found: dict[bytes, None] = {}
 
     def add(self, ids: Iterable[bytes]) -> int:
         """Put the ids in line that were not found before; how many that were."""
         fresh = list(dict.fromkeys(event_id for event_id in ids if event_id not in self._found))
-        self._found.update(fresh)
-        self.put(fresh)
+        self._found.update(dict.fromkeys(fresh))
+        for forgotten in list(islice(self._found, max(0, len(self._found) - _REMEMBERED))):
+            del self._found[forgotten]
+        if self._moves:
+            self.put(fresh)
         return len(fresh)

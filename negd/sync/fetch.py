@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from negd.interfaces import Residue
 from negd.nostr.filter import Filter
-from negd.settings import SyncSettings
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.refusals import asks_who_we_are
 from negd.sync.request import Requests
 from negd.sync.together import together
 
@@ -36,8 +36,11 @@ class Fetch:
     of them open.
 
     :param cap: events the peer is known to return to a REQ at most; None where none is known.
+    :param in_flight: REQs it is known to let be open at a time; None where no limit is known.
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
     :ivar cap: as given, or as found since.
+    :ivar in_flight: as found; where nothing was refused one more than given, as a peer's
+        refusals may have been for the moment only.
     """
 
     def __init__(
@@ -46,19 +49,20 @@ class Fetch:
         needs: Differences,
         arrivals: Arrivals,
         ledger: Ledger,
-        settings: SyncSettings,
-        clock: IReactorTime,
+        node: Node,
         cap: int | None,
+        in_flight: int | None,
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
-        self._requests = Requests(peer, settings.answer)
+        self._requests = Requests(peer, node.settings.answer)
         self._needs = needs
         self._arrivals = arrivals
         self._ledger = ledger
-        self._settings = settings
-        self._clock = clock
+        self._settings = node.settings
+        self._clock = node.clock
         self.cap = cap
+        self.in_flight = in_flight
         self._moved = moved
         self._open_lanes = 0
         self._tries: Counter[bytes] = Counter()
@@ -69,7 +73,15 @@ class Fetch:
         :raises negd.errors.PeerError: the peer fell silent or the link is lost.
         :raises negd.errors.StorageError: events could not be stored.
         """
-        await together(*(self._lane() for _ in range(self._settings.fetch_in_flight)))
+        most = self._settings.fetch_in_flight
+        lanes = self._welcome_lanes = min(most, self.in_flight or most)
+        try:
+            await together(*(self._lane() for _ in range(lanes)))
+        finally:
+            if self._welcome_lanes < lanes:
+                self.in_flight = self._welcome_lanes
+            elif self.in_flight is not None:
+                self.in_flight = lanes + 1 if lanes < most else None
 
     async def _lane(self) -> None:
         """One REQ after another, until all is fetched or the peer has too many of them open."""
@@ -86,6 +98,8 @@ class Fetch:
             if wanted:
                 is_welcome = await self._fetch(wanted)
         self._open_lanes -= 1
+        if not is_welcome and self._open_lanes:
+            self._welcome_lanes -= 1
 
     def _batch(self) -> int:
         return min(self._settings.fetch_batch, self.cap or self._settings.fetch_batch)
@@ -118,7 +132,9 @@ class Fetch:
             else:
                 del self._tries[event_id]
                 self._moved(unfetchable=1)
-                self._ledger.note(event_id, Residue.UNFETCHABLE, refusal or "not returned")
+                gated = refusal is not None and asks_who_we_are(refusal)
+                residue = Residue.AUTH_GATED if gated else Residue.UNFETCHABLE
+                self._ledger.note(event_id, residue, refusal or "not returned")
         if again:
             await deferLater(self._clock, _PAUSE)
             self._needs.put_back(again)

@@ -5,6 +5,7 @@ Consulted before a fetch and a push; never left out of a fingerprint.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from twisted.internet.interfaces import IReactorTime
@@ -13,6 +14,9 @@ from negd.interfaces import IPeerBook, LedgerEntry, Residue
 
 _WRITE_AT = 1000
 _MOST_DOUBLINGS = 6
+_MOST_REASONS = 20
+_LONGEST = 200
+"""Characters kept of what was said."""
 
 
 class Ledger:
@@ -20,6 +24,8 @@ class Ledger:
 
     :param book: None where the peer is not listed: nothing is looked up or kept then.
     :param retry: seconds after which a difference is tried again, doubled by every try in vain.
+    :ivar reasons: what was said of the tries in vain of this run, the first so many texts, and
+        how often.
     """
 
     def __init__(self, book: IPeerBook | None, url: str, clock: IReactorTime, retry: float) -> None:
@@ -30,6 +36,7 @@ class Ledger:
         self._retried: dict[bytes, LedgerEntry] = {}
         self._entries: dict[bytes, LedgerEntry] = {}
         self._settled: list[bytes] = []
+        self.reasons: Counter[str] = Counter()
 
     async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
         """Those of the ids that are to be tried now, in order."""
@@ -44,14 +51,15 @@ class Ledger:
 
     def note(self, event_id: bytes, residue: Residue, text: str) -> None:
         """A try was in vain, and this is why."""
+        text = text[:_LONGEST]
+        if text in self.reasons or len(self.reasons) < _MOST_REASONS:
+            self.reasons[text] += 1
         if self._book is None:
             return
         earlier = self._retried.pop(event_id, None)
         tries = 1 if earlier is None else earlier.tries + 1
         wait = self._retry * 2 ** min(tries - 1, _MOST_DOUBLINGS)
-        self._entries[event_id] = LedgerEntry(
-            residue, text[:200], tries, self._clock.seconds() + wait
-        )
+        self._entries[event_id] = LedgerEntry(residue, text, tries, self._clock.seconds() + wait)
 
     def settle(self, event_id: bytes) -> None:
         """The event has moved: nothing is left to explain."""

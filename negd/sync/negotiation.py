@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 
-from twisted.internet.interfaces import IReactorTime
-
-from negd.errors import PeerError
+from negd.errors import NegdError, PeerError
 from negd.nostr.filter import Filter
 from negd.nostr.messages import (
     Closed,
@@ -19,12 +17,17 @@ from negd.nostr.messages import (
     encode_neg_open,
 )
 from negd.reconcile import Initiator, RecordSet, Step
-from negd.settings import SyncSettings
-from negd.sync.budget import BudgetSpent
 from negd.sync.contact import Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
-from negd.sync.offload import Offload
-from negd.sync.refusals import AuthRequired, NoReconciliation, TooManyRecords, refusal_of
+from negd.sync.node import Node
+from negd.sync.refusals import (
+    AuthRequired,
+    FrameTooLarge,
+    NoReconciliation,
+    TooManyRecords,
+    is_about_a_frame,
+    refusal_of,
+)
 from negd.sync.windows import Window, split, whole
 
 _MOST_IDLE_ROUNDS = 1000
@@ -33,32 +36,44 @@ _MOST_IDLE_ROUNDS = 1000
 _MOST_SPLITS = 1000
 """Windows cut into smaller ones in one negotiation."""
 
+_LEAST_FRAME = 4096
+"""Bytes (NIP-77's smallest limit)."""
+
+_MOST_HELD_UP = 60.0
+"""Seconds of ours between two messages after which a peer may have forgotten what it was at."""
+
+
+class HeldUp(NegdError):
+    """The differences found wait for so long that the rest is better looked for anew."""
+
 
 class Negotiation:
     """Finds the differences with one peer over one link.
 
     :param limit: the largest set that the peer is known to take; None where none is known.
-    :param found: told of each round's step; returns how many of its ids were new. It may raise
-        BudgetSpent, which ends the negotiation.
+    :param frame: bytes of a message at most.
+    :param found: told of each round's step; returns how many of its ids were new, when there is
+        room for more. It may raise BudgetSpent, which ends the negotiation.
     :ivar limit: as given, or as the peer said since.
+    :ivar frame: as given, or as much less as the peer wanted.
     """
 
     def __init__(
         self,
         peer: Contact,
-        settings: SyncSettings,
-        clock: IReactorTime,
-        offload: Offload,
+        node: Node,
         limit: int | None,
-        found: Callable[[Step], int],
+        frame: int,
+        found: Callable[[Step], Awaitable[int]],
     ) -> None:
         self._peer = peer
         self._dialogue = peer.dialogue
         self._link = peer.link
-        self._settings = settings
-        self._clock = clock
-        self._offload = offload
+        self._settings = node.settings
+        self._clock = node.clock
+        self._offload = node.offload
         self.limit = limit
+        self.frame = frame
         self._found = found
         self._numbers = count(1)
 
@@ -66,6 +81,7 @@ class Negotiation:
         """Reconcile to the end, in windows of time where the peer finds the whole too large.
 
         :param records: what we hold of ``wanted``.
+        :raises HeldUp: ``found`` took long; what is left is to be negotiated with new records.
         :raises NoReconciliation: the peer says so, or says nothing.
         :raises PeerError: the peer refused, broke off, fell silent later, or goes on for ever.
         :raises negd.errors.ProtocolViolation: its message cannot be read.
@@ -92,38 +108,65 @@ class Negotiation:
                 if wanted.limit is not None or not parts or splits > _MOST_SPLITS:
                     raise
                 pending.extend(parts)
+            except PeerError as error:  # the refusal of a frame, or a link lost over one
+                if not self._lessen_frame(error) or not isinstance(error, FrameTooLarge):
+                    raise
+                pending.append(window)
+
+    def _lessen_frame(self, error: PeerError) -> bool:
+        """Whether the peer found a message too large, and smaller ones are possible."""
+        if not is_about_a_frame(error.text) or self.frame <= _LEAST_FRAME:
+            return False
+        self.frame = max(_LEAST_FRAME, self.frame // 2)
+        return True
 
     def _split(self, window: Window, ours: RecordSet) -> list[Window]:
         return split(window, ours, self.limit, int(self._clock.seconds()))
 
     async def _reconcile(self, wanted: Filter, records: RecordSet) -> None:
         name = f"negd-neg-{next(self._numbers)}"
-        initiator = Initiator(records, self._settings.frame_limit)
+        initiator = Initiator(records, self.frame)
         opening = await self._offload(initiator.initiate)
         with self._dialogue.negotiation(name) as box:
             self._link.send(encode_neg_open(name, wanted, opening))
-            await self._link.drained()  # the peer cannot answer what has not left yet
             try:
-                answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
-            except Silence as silence:
-                raise NoReconciliation(silence.text) from None
-            idle = 0
-            while True:
-                step: Step = await self._offload(initiator.reconcile, answer)
-                try:
-                    idle = 0 if self._found(step) else idle + 1
-                except BudgetSpent:
-                    self._link.send(encode_neg_close(name))
-                    raise
-                if step.reply is None or idle > _MOST_IDLE_ROUNDS:
-                    self._link.send(encode_neg_close(name))
-                if step.reply is None:
-                    return
-                if idle > _MOST_IDLE_ROUNDS:
-                    raise PeerError(f"no new difference in {idle} rounds of reconciliation")
-                self._link.send(encode_neg_msg(name, step.reply))
-                await self._link.drained()
-                answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
+                await self._exchange(name, initiator, box)
+            except _Refused as refused:
+                raise refusal_of(refused.answer) from None
+            except BaseException:
+                self._link.send(encode_neg_close(name))
+                raise
+            self._link.send(encode_neg_close(name))
+
+    async def _exchange(self, name: str, initiator: Initiator, box: Mailbox) -> None:
+        """Messages to and fro, until nothing is left to ask."""
+        await self._link.drained()  # the peer cannot answer what has not left yet
+        try:
+            answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
+        except Silence as silence:
+            raise NoReconciliation(silence.text) from None
+        idle = 0
+        while True:
+            step: Step = await self._offload(initiator.reconcile, answer)
+            began = self._clock.seconds()
+            idle = 0 if await self._found(step) else idle + 1
+            if step.reply is None:
+                return
+            if idle > _MOST_IDLE_ROUNDS:
+                raise PeerError(f"no new difference in {idle} rounds of reconciliation")
+            if self._clock.seconds() - began > _MOST_HELD_UP:
+                raise HeldUp("the differences found had to wait")
+            self._link.send(encode_neg_msg(name, step.reply))
+            await self._link.drained()
+            answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
+
+
+class _Refused(Exception):
+    """The peer has ended the negotiation."""
+
+    def __init__(self, answer: NegErr | Closed | Notice) -> None:
+        super().__init__(answer)
+        self.answer = answer
 
 
 async def _answer(box: Mailbox, seconds: float, awaited: str) -> bytes:
@@ -131,5 +174,5 @@ async def _answer(box: Mailbox, seconds: float, awaited: str) -> bytes:
     if isinstance(letter, NegMsg):
         return letter.message
     if isinstance(letter, NegErr | Closed | Notice):
-        raise refusal_of(letter)
+        raise _Refused(letter)
     raise PeerError(f"the peer answered NEG-OPEN with {type(letter).__name__.upper()}")

@@ -19,6 +19,7 @@ class Node:
     """The parts that are the same for every peer.
 
     :ivar signer: the key that answers peers who ask who we are (NIP-42).
+    :ivar longest: bytes of a message that the peer says it reads; None where it does not say.
     """
 
     store: IEventStore
@@ -28,7 +29,12 @@ class Node:
     clock: IReactorTime
     offload: Offload
     signer: Signer | None = None
+    longest: int | None = None
 
     def keeping_to(self, document: RelayDocument | None, rate: int) -> Node:
         """This node, as it syncs with a peer that says this of itself, over links of that rate."""
-        return replace(self, settings=paced(suited(self.settings, document), rate))
+        return replace(
+            self,
+            settings=paced(suited(self.settings, document), rate),
+            longest=None if document is None else document.max_message_length,
+        )

@@ -27,6 +27,10 @@ class NoReconciliation(PeerError):
     """The peer does not speak NIP-77, or has it switched off."""
 
 
+class FrameTooLarge(PeerError):
+    """The peer does not read negentropy messages of that size."""
+
+
 class AuthRequired(PeerError):
     """The peer wants to know who asks (NIP-42).
 
@@ -39,6 +43,12 @@ class AuthRequired(PeerError):
 
 
 _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
+
+_FRAME = re.compile(
+    r"(message|frame|payload|packet|msg)\b.{0,20}\b(too (big|large|long)|exceeds)"
+    r"|max\w* (message|frame|payload|msg) (size|length)|\(1009: ",
+    re.IGNORECASE,
+)
 
 _TOO_MANY = re.compile(
     r"too many (query results|events|records)|matches too many|too (big|large)|query too",
@@ -55,7 +65,9 @@ _UNABLE = re.compile(
 )
 
 # A notice about something else is none of a negotiation's business.
-_ABOUT_US = re.compile(rf"neg(entropy|-|\b)|nip-?77|{_UNABLE.pattern}", re.IGNORECASE)
+_ABOUT_US = re.compile(
+    rf"neg(entropy|-|\b)|nip-?77|{_UNABLE.pattern}|{_FRAME.pattern}", re.IGNORECASE
+)
 
 
 def asks_who_we_are(text: str) -> bool:
@@ -68,6 +80,11 @@ def concerns_negotiation(notice: Notice) -> bool:
     return _ABOUT_US.search(notice.text) is not None
 
 
+def is_about_a_frame(text: str) -> bool:
+    """Whether a refusal, or the end of a link (RFC 6455's code 1009), is for a message's size."""
+    return _FRAME.search(text) is not None
+
+
 def refusal_of(answer: NegErr | Closed | Notice) -> PeerError:
     """The error that a peer's refusal to reconcile stands for."""
     text = answer.text or type(answer).__name__.upper()
@@ -75,6 +92,8 @@ def refusal_of(answer: NegErr | Closed | Notice) -> PeerError:
     stated = answer.limit if isinstance(answer, NegErr) else None
     if asks_who_we_are(text):
         return AuthRequired(said, text)
+    if stated is None and is_about_a_frame(text):
+        return FrameTooLarge(said)
     if stated is not None or _TOO_MANY.search(text):
         return TooManyRecords(said, stated or _limit_in(text))
     if _UNABLE.search(text):

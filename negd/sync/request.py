@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from negd.errors import PeerError
+from negd.interfaces import Fault
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.nostr.messages import Closed, encode_close, encode_request
@@ -41,22 +42,28 @@ class Requests:
         """
         name = f"negd-{next(self._numbers)}"
         events: dict[bytes, Event] = {}
-        unasked = 0
+        faults = self._peer.dialogue.faults
+        superfluous = 0
 
         def collect(event: Event) -> None:
-            nonlocal unasked
-            if expected(event):
+            nonlocal superfluous
+            is_new = event.id_bytes not in events
+            if is_new and expected(event):
                 events[event.id_bytes] = event
-            else:
-                unasked += 1
-                if unasked > most:
-                    box.fail(PeerError("the peer sends events that were not asked for"))
+                return
+            faults[Fault.UNASKED if is_new else Fault.REPEATED] += 1
+            superfluous += 1
+            if superfluous > most:
+                box.fail(PeerError("the peer sends events that were not asked for"))
 
         with self._peer.dialogue.subscription(name, collect) as box:
             self._peer.link.send(encode_request(name, [wanted]))
-            await self._peer.link.drained()
-            letter = await box.next(self._patience, "answer to a REQ")
-            if isinstance(letter, Closed):
-                return Answer(events, letter.text or "CLOSED")
-            self._peer.link.send(encode_close(name))
-            return Answer(events, None)
+            is_closed = False
+            try:
+                await self._peer.link.drained()
+                letter = await box.next(self._patience, "answer to a REQ")
+                is_closed = isinstance(letter, Closed)
+            finally:
+                if not is_closed:
+                    self._peer.link.send(encode_close(name))
+        return Answer(events, (letter.text or "CLOSED") if isinstance(letter, Closed) else None)

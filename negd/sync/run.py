@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from negd.interfaces import Direction, IPeerBook, PeerProfile, SyncProgress
+from negd.errors import PeerError
+from negd.interfaces import Direction, Fault, IPeerBook, PeerProfile, SyncProgress
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
-from negd.sync.budget import UNLIMITED, Allowance, Budget, BudgetSpent
+from negd.sync.budget import UNLIMITED, Allowance, Budget, BudgetSpent, TurnOver
 from negd.sync.contact import Contact, get_in_touch
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
-from negd.sync.negotiation import Negotiation
+from negd.sync.negotiation import HeldUp, Negotiation
 from negd.sync.node import Node
 from negd.sync.paging import Paging
 from negd.sync.refusals import NoReconciliation
@@ -25,6 +26,9 @@ from negd.sync.upload import Upload
 DOUBT = 24 * 3600.0
 """Seconds after which a peer that did not reconcile is asked again."""
 
+_MOST_IN_LINE = 100_000
+"""Differences found and not yet moved from which on none are looked for."""
+
 
 class SyncRun:
     """A sync: transfers start with the first differences, while reconciliation goes on.
@@ -32,6 +36,7 @@ class SyncRun:
     :param book: where differences that stay are explained; None for a peer that is not listed.
     :param report: told of each round and each batch.
     :param budget: what the sync may cost.
+    :param so_far: what earlier turns of the same sync have come to.
     :ivar profile: what was known of the peer's ways, and was learned of them since.
     """
 
@@ -45,6 +50,7 @@ class SyncRun:
         profile: PeerProfile,
         report: Callable[[SyncProgress], None],
         budget: Budget = UNLIMITED,
+        so_far: SyncProgress | None = None,
     ) -> None:
         self._node = node = node.keeping_to(profile.document, budget.rate)
         self._url = url
@@ -53,18 +59,31 @@ class SyncRun:
         self._report = report
         self._budget = budget
         self._allowance = Allowance(budget.events)
-        self._haves = Differences(self._allowance)
-        self._needs = Differences(self._allowance)
+        self._haves = Differences(self._allowance, direction is not Direction.DOWN)
+        self._needs = Differences(self._allowance, direction is not Direction.UP)
         self._is_cut_short = False
+        self._is_turn_over = False
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self.profile = profile
-        self.progress = SyncProgress(url)
+        self.progress = self._so_far = so_far or SyncProgress(url)
+
+    @property
+    def moved(self) -> int:
+        """Events moved by this run."""
+        return self.progress.moved - self._so_far.moved
+
+    def make_room(self) -> None:
+        """Start no further transfer: others wait for their turn."""
+        self._is_turn_over = True
+        self._allowance.withdraw()
 
     async def run(self, peer: Contact | None = None) -> SyncProgress:
         """Sync to the end; the last progress is complete. Cancelling stops it at once.
 
         :param peer: the contact to sync over; without one, one is made and closed again.
         :raises BudgetSpent: there is more to move than the budget lets; the rest is for later.
+        :raises TurnOver: there is more to move after :meth:`make_room`; ``progress`` is for the
+            next turn to go on with.
         :raises negd.errors.PeerError: the peer could not be reached, refused or fell silent.
         :raises negd.errors.ProtocolViolation: the peer's negentropy message cannot be read.
         :raises negd.errors.StorageError: our storage failed.
@@ -77,7 +96,8 @@ class SyncRun:
                 await self._sync(own)
             finally:
                 own.close()
-        self.progress = replace(self.progress, complete=True)
+        reasons = _sum(self._so_far.reasons, self._ledger.reasons)
+        self.progress = replace(self.progress, reasons=reasons, complete=True)
         self._report(self.progress)
         return self.progress
 
@@ -91,9 +111,18 @@ class SyncRun:
                 self._upload(peer).run(),
             )
         finally:
+            self._learn(faults=_sum(self.profile.faults, peer.dialogue.faults))
+            peer.dialogue.faults.clear()
             await self._ledger.write(at_least=1)
         if self._is_cut_short or self._left():
-            raise BudgetSpent(self._budget.events)
+            raise self._end_of_turn()
+
+    def _end_of_turn(self) -> PeerError:
+        if not self._is_turn_over:
+            return BudgetSpent(self._budget.events)
+        # What has not been tried will be found again.
+        self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
+        return TurnOver()
 
     async def _compare(self, peer: Contact, records: RecordSet) -> None:
         """Put differences in line, all or as many as may move."""
@@ -106,9 +135,8 @@ class SyncRun:
 
     def _left(self, arriving: int = 0) -> int:
         """How many events are still to be moved: in line, or arriving by themselves."""
-        pushing = 0 if self._direction is Direction.DOWN else len(self._haves)
-        fetching = 0 if self._direction is Direction.UP else len(self._needs) + arriving
-        return pushing + fetching
+        arriving = 0 if self._direction is Direction.UP else arriving
+        return len(self._haves) + len(self._needs) + arriving
 
     def _hold_to_budget(self, arriving: int = 0) -> None:
         """Go on only while there is something to spend on what is left.
@@ -136,14 +164,29 @@ class SyncRun:
         return self.profile.nip77 is False and self._now() < doubted_at
 
     async def _negotiate(self, peer: Contact, records: RecordSet) -> None:
-        node, limit = self._node, self.profile.max_records
-        negotiation = Negotiation(
-            peer, node.settings, node.clock, node.offload, limit, self._stepped
-        )
+        largest = self._node.settings.frame_limit
+        frame = min(largest, self.profile.frame_limit or largest)
+        negotiation = Negotiation(peer, self._node, self.profile.max_records, frame, self._stepped)
         try:
-            await negotiation.run(self._wanted, records)
+            while not await self._is_through(negotiation, records):
+                await self._room(0)
+                records = await self._node.store.snapshot(self._wanted)
         finally:
             self._learn(max_records=negotiation.limit)
+            if negotiation.frame < frame:
+                self._learn(frame_limit=negotiation.frame)
+
+    async def _is_through(self, negotiation: Negotiation, records: RecordSet) -> bool:
+        try:
+            await negotiation.run(self._wanted, records)
+        except HeldUp:
+            return False
+        return True
+
+    async def _room(self, most: int) -> None:
+        """Return when no more than so many differences wait in either line."""
+        await self._needs.drained(most)
+        await self._haves.drained(most)
 
     async def _page(self, peer: Contact, records: RecordSet) -> None:
         node = self._node
@@ -153,33 +196,31 @@ class SyncRun:
         await paging.run(self._wanted, records)
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
-        node = self._node
         fetch = Fetch(
             peer,
-            self._needs if self._direction is not Direction.UP else _nothing(),
+            self._needs,
             arrivals,
             self._ledger,
-            node.settings,
-            node.clock,
+            self._node,
             self.profile.ids_per_request,
+            self.profile.requests_in_flight,
             self._moved,
         )
         try:
             await fetch.run()
         finally:
-            self._learn(ids_per_request=fetch.cap)
+            self._learn(ids_per_request=fetch.cap, requests_in_flight=fetch.in_flight)
 
     def _upload(self, peer: Contact) -> Upload:
-        node = self._node
-        haves = self._haves if self._direction is not Direction.DOWN else _nothing()
-        return Upload(peer, haves, node.store, self._ledger, node.settings, self._moved)
+        return Upload(peer, self._haves, self._node, self._ledger, self._moved)
 
-    def _stepped(self, step: Step) -> int:
-        """Put a round's differences in line; how many were new."""
+    async def _stepped(self, step: Step) -> int:
+        """Put a round's differences in line; how many were new, when few enough wait there."""
         have = self._haves.add(step.have)
         need = self._needs.add(step.need)
         self._moved(round=1, have=have, need=need)
         self._hold_to_budget()
+        await self._room(_MOST_IN_LINE)
         return have + need
 
     def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
@@ -205,7 +246,9 @@ class SyncRun:
         self._report(self.progress)
 
 
-def _nothing() -> Differences:
-    nothing = Differences()
-    nothing.finish()
-    return nothing
+def _sum(one: Mapping[str, int], other: Mapping[Any, int]) -> dict[str, int]:
+    total = dict(one)
+    for word, count in other.items():
+        key = word.value if isinstance(word, Fault) else word
+        total[key] = total.get(key, 0) + count
+    return total

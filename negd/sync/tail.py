@@ -58,7 +58,7 @@ class Tail:
         self._ledger = ledger
         self._arrivals = Arrivals(peer, node.intake, ledger, moved)
         self._line = Line()
-        self._upload = Upload(peer, self._line, node.store, ledger, node.settings, moved)
+        self._upload = Upload(peer, self._line, node, ledger, moved)
 
     async def run(self) -> None:
         """Go on until the link is lost, even where the peer will not be tailed.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
-from negd.interfaces import IEventStore, Residue
+from negd.interfaces import Residue
 from negd.nostr.messages import Ok, encode_publish
-from negd.settings import SyncSettings
 from negd.sync.contact import Contact
 from negd.sync.dialogue import OkMailbox, Silence
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.refusals import asks_who_we_are
 
 
 class Upload:
@@ -26,16 +28,16 @@ class Upload:
         self,
         peer: Contact,
         haves: Line,
-        store: IEventStore,
+        node: Node,
         ledger: Ledger,
-        settings: SyncSettings,
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
         self._haves = haves
-        self._store = store
+        self._store = node.store
         self._ledger = ledger
-        self._settings = settings
+        self._settings = node.settings
+        self._longest = node.longest or inf
         self._moved = moved
         self._ready: list[tuple[bytes, bytes]] = []
         self._unanswered: set[bytes] = set()
@@ -73,15 +75,20 @@ class Upload:
             self._moved(explained=len(ids) - len(wanted))
         events = await self._store.fetch(wanted)
         # What is gone since the snapshot was replaced or deleted: no difference any more.
-        self._ready.extend((i, events[i]) for i in wanted if i in events)
+        for event_id in [i for i in wanted if i in events]:
+            message = encode_publish(events[event_id])
+            if len(message) > self._longest:  # it would end the link, and all that is under way
+                self._reject(event_id, f"longer than the {self._longest} bytes the peer reads")
+            else:
+                self._ready.append((event_id, message))
 
     async def _send(self, box: OkMailbox) -> None:
         room = self._settings.upload_window - len(self._unanswered)
         sending, self._ready = self._ready[:room], self._ready[room:]
-        for event_id, event_json in sending:
+        for event_id, message in sending:
             self._unanswered.add(event_id)
             box.expect(event_id.hex())
-            self._peer.link.send(encode_publish(event_json))
+            self._peer.link.send(message)
         await self._peer.link.drained()
 
     async def _settle(self, box: OkMailbox) -> None:
@@ -121,4 +128,5 @@ class Upload:
 
     def _reject(self, event_id: bytes, text: str) -> None:
         self._moved(rejected=1)
-        self._ledger.note(event_id, Residue.THEIRS_REJECTED, text)
+        gated = asks_who_we_are(text)
+        self._ledger.note(event_id, Residue.AUTH_GATED if gated else Residue.THEIRS_REJECTED, text)

@@ -194,7 +194,7 @@ class MemoryDialer:
         self.documents: dict[str, RelayDocument] = {}
         self.links: list[MemoryLink] = []
         self._clock = clock
-        self._latency = latency
+        self.latency = latency
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`."""
@@ -202,7 +202,7 @@ class MemoryDialer:
         make = self.peers.get(url, PeerError(f"nobody listens at {url}"))
         if isinstance(make, PeerError):
             raise make
-        link = MemoryLink(url, listener, make(), self._clock, self._latency)
+        link = MemoryLink(url, listener, make(), self._clock, self.latency)
         self.links.append(link)
         return link
 

@@ -107,10 +107,10 @@ class ClientTests(Served):
             url=PEER,
             state=state,
             residues=dict.fromkeys(Residue, 2),
-            entries=dict(list(entries.items())[:3]),
+            entries=dict(list(entries.items())[: len(Residue)]),
         )
         self.assertEqual(shown, expected)
-        self.assertEqual(await self.call(self.client.forget_ledger, PEER), 6)
+        self.assertEqual(await self.call(self.client.forget_ledger, PEER), 2 * len(Residue))
         self.assertEqual((await self.call(self.client.show_peer, PEER)).residues, {})
 
     async def test_a_peer_that_is_not_there_is_named(self) -> None:

@@ -16,6 +16,7 @@ from negd.control.values import (
 )
 from negd.interfaces import (
     Direction,
+    Fault,
     LedgerEntry,
     PeerDescription,
     PeerProfile,
@@ -36,6 +37,9 @@ PROFILE = PeerProfile(
     ids_per_request=20,
     document=DOCUMENT,
     described_at=6.5,
+    requests_in_flight=3,
+    frame_limit=4096,
+    faults={fault.value: n + 1 for n, fault in enumerate(Fault)},
 )
 STATE = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.25, PROFILE)
 ENTRIES = {
@@ -53,6 +57,10 @@ PEER = PeerDescription(
     state=STATE,
     residues=dict.fromkeys(Residue, 2**40),
     entries=ENTRIES,
+    proxy="socks5://127.0.0.1:9050",
+    compression=True,
+    max_rate=2**40,
+    max_events=7,
 )
 
 
@@ -101,8 +109,8 @@ def test_all_about_a_peer_arrives(peer: PeerDescription) -> None:
 
 
 def test_all_of_a_progress_arrives() -> None:
-    counts = names(SyncProgress) - {"peer", "complete"}
-    progress = SyncProgress("wss://peer.example", complete=True)
+    counts = names(SyncProgress) - {"peer", "complete", "reasons"}
+    progress = SyncProgress("wss://peer.example", reasons={"blocked: no": 7}, complete=True)
     progress = progress.plus(**{name: n + 1 for n, name in enumerate(sorted(counts))})
     sent = proto.SyncProgress.FromString(progress_to_proto(progress, "oh").SerializeToString())
     assert sent.error == "oh"

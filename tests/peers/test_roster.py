@@ -275,3 +275,30 @@ def test_no_more_than_so_many_syncs_run_at_once(make_world: MakeWorld) -> None:
     states = world.ours.roster.states().values()
     assert [state.status.value for state in states].count("syncing") == 2
     drive(world.clock, world.ours.roster.stop())
+
+
+def test_a_huge_peer_makes_room_for_small_ones_and_goes_on_after_them() -> None:
+    world = World(SyncSettings(concurrent=1, turn=5, fetch_batch=10, fetch_in_flight=1))
+    world.dialer.latency = lambda: 0.2
+    small = MemoryNode("ws://small.example", world.dialer, world.clock)
+    many = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(600)]
+    world.theirs.hold(many)
+    few = [alice.sign(created_at=9000 + n) for n in range(3)]
+    small.hold(few)
+    told: list[SyncProgress] = []
+    roster = world.ours.roster
+    first = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, told.append))
+    late = Filter.build(since=9000)
+    second = Deferred.fromCoroutine(roster.sync(small.url, late, lambda _: None))
+    while not second.called:
+        world.clock.advance(0.2)
+    assert not first.called
+    assert 0 < len(world.ours.held()) < 600
+    while not first.called:
+        world.clock.advance(0.2)
+    assert world.ours.held() == {event.id_bytes for event in (*many, *few)}
+    assert world.theirs.held() == world.ours.held()
+    assert (told[-1].need, told[-1].fetched, told[-1].already) == (600, 600, 0)
+    assert [progress.complete for progress in told].count(True) == 1
+    fetched = [progress.fetched for progress in told]
+    assert fetched == sorted(fetched)

@@ -9,10 +9,13 @@ from dataclasses import replace
 import pytest
 from twisted.internet.defer import Deferred
 
-from negd.interfaces import Direction, PeerProfile
+from negd.errors import PeerError
+from negd.interfaces import Direction, PeerProfile, Residue
+from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
+from negd.storage.memory import MemoryBook
 from negd.sync.run import DOUBT, SyncRun
 from negd.testing.links import PeerEnd, ScriptedPeer, drive
 from negd.testing.nodes import THEIRS, World
@@ -20,6 +23,11 @@ from negd.testing.nodes import THEIRS, World
 alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(400)]
 ids = {event.id_bytes for event in events}
+
+
+def scattered(seed: int) -> list[Event]:
+    """Events all over the same time, so that reconciling them takes much to say."""
+    return [alice.sign(created_at=1000 + n % 97, content=f"{seed} {n}") for n in range(1000)]
 
 
 class Bent(ScriptedPeer):
@@ -67,6 +75,20 @@ def sync(world: World, peer: Bent, profile: PeerProfile) -> PeerProfile:
     parts = world.ours.parts
     run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
     assert drive(world.clock, run.run()).complete
+    return run.profile
+
+
+def sync_for(world: World, peer: Bent, profile: PeerProfile, seconds: int = 20) -> PeerProfile:
+    """As :func:`sync`, while time passes."""
+    world.dialer.peers[THEIRS] = lambda: peer
+    parts = world.ours.parts
+    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    done = Deferred.fromCoroutine(run.run())
+    for _ in range(seconds):
+        world.clock.pump([0] * 200)
+        world.clock.advance(1)
+    assert done.called
+    assert run.progress.complete
     return run.profile
 
 
@@ -160,3 +182,121 @@ def test_profiles_are_kept_with_the_state_of_a_listed_peer() -> None:
     assert kept.nip77 is True
     assert replace(kept, nip77=None, found_at=0, described_at=0) == PeerProfile()
     drive(world.clock, world.ours.roster.stop())
+
+
+def test_a_peer_that_takes_few_requests_is_asked_so_from_the_start_and_tried_with_one_more() -> (
+    None
+):
+    world = World(SyncSettings(fetch_batch=10, fetch_in_flight=8))
+    world.theirs.hold(events)
+
+    def few(most: int) -> Bent:
+        """A peer that refuses to have more than so many subscriptions open."""
+        opened: set[str] = set()
+
+        def answer(message: list) -> list | None:  # type: ignore[type-arg]
+            if message[0] == "CLOSE":
+                opened.discard(message[1])
+            elif message[0] == "REQ" and len(opened) >= most:
+                return ["CLOSED", message[1], "rate-limited: too many subscriptions"]
+            elif message[0] == "REQ":
+                opened.add(message[1])
+            return None
+
+        return Bent(world, answer)
+
+    learned = sync_for(world, few(3), PeerProfile())
+    assert world.ours.held() == ids
+    assert learned.requests_in_flight in (3, 4)  # a refused one may come late
+    world.theirs.hold([alice.sign(created_at=5000 + n) for n in range(200)])
+    later = sync_for(world, few(8), learned)
+    assert later.requests_in_flight == learned.requests_in_flight + 1
+
+
+def test_a_peer_that_reads_only_small_frames_gets_them_and_this_is_kept() -> None:
+    world = World(SyncSettings(frame_limit=60_000))
+    world.ours.hold(scattered(1000))
+    world.theirs.hold(scattered(1500))
+
+    def small(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "NEG-MSG" and len(message[2]) > 2 * 9000:
+            return ["NOTICE", "ERROR: message is too large"]
+        return None
+
+    learned = sync(world, Bent(world, small), PeerProfile())
+    assert world.ours.held() == world.theirs.held()
+    assert learned.frame_limit == 7500
+    world.ours.hold(scattered(1700))
+    again = Bent(world, small)
+    sync(world, again, learned)
+    assert max(len(m[2]) for m in again.sent if m[0] == "NEG-MSG") <= 2 * 7500
+    assert count(again, "NEG-OPEN") == 1
+
+
+def test_a_link_lost_over_a_large_frame_is_tried_with_smaller_ones_next_time() -> None:
+    world = World()
+    world.ours.hold(scattered(1000))
+    world.theirs.hold(scattered(1500))
+    peer: Bent
+
+    def drop(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "NEG-MSG" and len(message[2]) > 8000:
+            peer.close("the peer closed the link (1009: too big)")
+        return None
+
+    peer = Bent(world, drop)
+    world.dialer.peers[THEIRS] = lambda: peer
+    parts = world.ours.parts
+    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None)
+    with pytest.raises(PeerError, match="1009"):
+        drive(world.clock, run.run())
+    assert run.profile.frame_limit == 30_000
+
+
+def test_what_a_peer_does_wrong_is_counted() -> None:
+    world = World()
+    world.theirs.hold(events[:50])
+    peer: Bent
+
+    def sloppy(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "REQ":
+            peer.send(b'["EVENT","x","not an event"]')
+            for shown in (events[0], events[0], events[399]):
+                peer.send(b'["EVENT","%s",%s]' % (message[1].encode(), shown.encode()))
+            peer.send(b'["EVENT","never-opened",%s]' % events[1].encode())
+        return None
+
+    peer = Bent(world, sloppy)
+    learned = sync(world, peer, PeerProfile(faults={"unasked": 5}))
+    assert world.ours.held() == {event.id_bytes for event in events[:50]}
+    assert learned.faults == {"unreadable": 1, "repeated": 2, "unasked": 7}
+
+
+def test_what_a_peer_keeps_from_strangers_is_explained_so() -> None:
+    world = World()
+    world.ours.hold(events[:5])
+    world.theirs.hold(events[5:9])
+    book = MemoryBook()
+
+    def guard(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "EVENT":
+            return ["OK", message[1]["id"], False, "auth-required: who are you?"]
+        if message[0] == "REQ":
+            return ["CLOSED", message[1], "restricted: members only"]
+        return None
+
+    world.dialer.peers[THEIRS] = lambda: Bent(world, guard)
+    parts = world.ours.parts
+    for explained in (0, 9):
+        run = SyncRun(
+            parts, THEIRS, EVERYTHING, Direction.BOTH, book, PeerProfile(), lambda _: None
+        )
+        done = Deferred.fromCoroutine(run.run())
+        for _ in range(5):
+            world.clock.pump([0] * 50)
+            world.clock.advance(1)
+        assert done.called
+        assert run.progress.explained == explained
+        assert drive(world.clock, book.residues(THEIRS)) == {Residue.AUTH_GATED: 9}
+        said = {"auth-required: who are you?": 5, "restricted: members only": 4}
+        assert run.progress.reasons == ({} if explained else said)

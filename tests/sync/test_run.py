@@ -15,11 +15,13 @@ from twisted.internet.task import Clock
 
 from negd.errors import PeerError, ProtocolViolation
 from negd.interfaces import Direction, PeerProfile, Residue, SyncProgress
+from negd.nostr.document import RelayDocument
 from negd.nostr.event import check, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
+from negd.sync.contact import get_in_touch
 from negd.sync.run import SyncRun
 from negd.testing.links import MemoryDialer, MemoryPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
@@ -309,7 +311,7 @@ def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
         assert labels(world) == ["NEG-OPEN"]
     world.clock.advance(10)
     settle(world.clock)
-    assert labels(world) == ["NEG-OPEN", "REQ"]
+    assert labels(world) == ["NEG-OPEN", "NEG-CLOSE", "REQ"]
     assert not done.called
     world.clock.advance(30)
     settle(world.clock)
@@ -569,3 +571,81 @@ def test_a_peer_that_can_neither_is_told_so() -> None:
         ),
     )
     assert str(failure_of(done)) == "the peer refused a REQ: blocked: no reading here"
+
+
+def test_cancelling_on_a_link_that_stays_takes_back_what_was_asked() -> None:
+    world = World()
+    world.theirs.hold(events)
+    world.dialer.latency = lambda: 0.1
+    contact = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
+    sync = SyncRun(
+        world.ours.parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None
+    )
+    running = Deferred.fromCoroutine(sync.run(contact))
+    while "REQ" not in labels(world):
+        world.clock.advance(0.1)
+    running.cancel()
+    assert isinstance(failure_of(running), CancelledError)
+    world.clock.pump([0.1] * 10)
+    asked = [json.loads(text)[:2] for text in world.dialer.links[-1].sent]
+    opened = {name for label, name in asked if label == "REQ"}
+    assert opened == {name for label, name in asked if label == "CLOSE"}
+    assert labels(world).count("NEG-OPEN") == labels(world).count("NEG-CLOSE") == 1
+    assert world.theirs.backend.sessions.sessions() == []
+    contact.close()
+
+
+def test_an_event_longer_than_the_peer_reads_is_not_sent_and_said_so() -> None:
+    world = World()
+    book = MemoryBook()
+    long = alice.sign(created_at=5000, content="x" * 9000)
+    world.ours.hold([*events[:20], long])
+    profile = PeerProfile(document=RelayDocument(max_message_length=8192))
+    done = run(world, book=book, profile=profile)
+    assert world.theirs.held() == set(ids[:20])
+    assert (done.sent, done.rejected) == (20, 1)
+    assert done.reasons == {"longer than the 8192 bytes the peer reads": 1}
+    entry = drive(world.clock, book.ledger(THEIRS, [long.id_bytes]))[long.id_bytes]
+    assert entry.residue is Residue.THEIRS_REJECTED
+    assert run(world, book=book, profile=profile).explained == 1
+
+
+def test_differences_wait_for_transfers_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negd.sync.run._MOST_IN_LINE", 50)
+    world = World(
+        SyncSettings(frame_limit=4096, fetch_batch=10, fetch_in_flight=1),
+        SessionSettings(frame_limit=4096),
+    )
+    world.dialer.latency = lambda: 1.0
+    world.theirs.hold(events)
+    longest = 0
+    sync = SyncRun(
+        world.ours.parts, THEIRS, EVERYTHING, Direction.DOWN, None, PeerProfile(), lambda _: None
+    )
+    done = Deferred.fromCoroutine(sync.run())
+    while not done.called:
+        world.clock.advance(1)
+        longest = max(longest, len(sync._needs))
+    assert world.ours.held() == set(ids)
+    assert longest < 200  # 50, and what one frame adds
+    assert sync.progress.need == 600
+
+
+def test_a_reconciliation_held_up_for_long_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negd.sync.run._MOST_IN_LINE", 50)
+    world = World(
+        SyncSettings(frame_limit=4096, fetch_batch=5, fetch_in_flight=1),
+        SessionSettings(frame_limit=4096),
+    )
+    world.dialer.latency = lambda: 5.0
+    world.theirs.hold(events)
+    sync = SyncRun(
+        world.ours.parts, THEIRS, EVERYTHING, Direction.DOWN, None, PeerProfile(), lambda _: None
+    )
+    done = Deferred.fromCoroutine(sync.run())
+    for _ in range(2000):
+        world.clock.advance(1)
+    assert done.called
+    assert world.ours.held() == set(ids)
+    assert labels(world).count("NEG-OPEN") == labels(world).count("NEG-CLOSE") > 1
+    assert (sync.progress.need, sync.progress.fetched, sync.progress.already) == (600, 600, 0)

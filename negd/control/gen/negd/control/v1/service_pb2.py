@@ -27,7 +27,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _pool.AddSerializedFile(b'\n\x1dnegd/control/v1/service.proto\x12\x0fnegd.control.v1\"/\n\x0fShowPeerRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\r\"\xb8\x02\n\x04Peer\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06listed\x18\x02 \x01(\x08\x12\x11\n\tdirection\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08interval\x18\x05 \x01(\x01\x12\x0c\n\x04tail\x18\x06 \x01(\x08\x12\x0e\n\x06linked\x18\x07 \x01(\x08\x12)\n\x05state\x18\x08 \x01(\x0b\x32\x1a.negd.control.v1.PeerState\x12\x35\n\x08residues\x18\t \x03(\x0b\x32#.negd.control.v1.Peer.ResiduesEntry\x12-\n\x07\x65ntries\x18\n \x03(\x0b\x32\x1c.negd.control.v1.LedgerEntry\x1a/\n\rResiduesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xb9\x01\n\tPeerState\x12\x11\n\tlast_sync\x18\x01 \x01(\x03\x12\x15\n\revents_synced\x18\x02 \x01(\x03\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x1c\n\x14\x63onsecutive_failures\x18\x05 \x01(\x03\x12\x11\n\tnext_sync\x18\x06 \x01(\x01\x12-\n\x07profile\x18\x07 \x01(\x0b\x32\x1c.negd.control.v1.PeerProfile\"\xf2\x01\n\x0bPeerProfile\x12\x12\n\x05nip77\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x66ound_at\x18\x02 \x01(\x01\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x18\n\x0bmax_records\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1c\n\x0fids_per_request\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\x30\n\x08\x64ocument\x18\x06 \x01(\x0b\x32\x1e.negd.control.v1.RelayDocument\x12\x14\n\x0c\x64\x65scribed_at\x18\x07 \x01(\x01\x42\x08\n\x06_nip77B\x0e\n\x0c_max_recordsB\x12\n\x10_ids_per_request\"\x8f\x02\n\rRelayDocument\x12\x10\n\x08software\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0esupported_nips\x18\x03 \x03(\x03\x12\x1f\n\x12max_message_length\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_subscriptions\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tmax_limit\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\rauth_required\x18\x07 \x01(\x08\x12\x18\n\x10payment_required\x18\x08 \x01(\x08\x42\x15\n\x13_max_message_lengthB\x14\n\x12_max_subscriptionsB\x0c\n\n_max_limit\"Y\n\x0bLedgerEntry\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07residue\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05tries\x18\x04 \x01(\x03\x12\x10\n\x08retry_at\x18\x05 \x01(\x01\"9\n\x0bSyncRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\"\xe3\x01\n\x0cSyncProgress\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x03\x12\x0c\n\x04have\x18\x03 \x01(\x03\x12\x0c\n\x04need\x18\x04 \x01(\x03\x12\x0f\n\x07\x66\x65tched\x18\x05 \x01(\x03\x12\x0f\n\x07\x61lready\x18\x06 \x01(\x03\x12\x0c\n\x04sent\x18\x07 \x01(\x03\x12\x10\n\x08rejected\x18\x08 \x01(\x03\x12\x0f\n\x07refused\x18\t \x01(\x03\x12\x13\n\x0bunfetchable\x18\n \x01(\x03\x12\x11\n\texplained\x18\x0b \x01(\x03\x12\x10\n\x08\x63omplete\x18\x0c \x01(\x08\x12\r\n\x05\x65rror\x18\r \x01(\t\"\"\n\x13\x46orgetLedgerRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\")\n\x14\x46orgetLedgerResponse\x12\x11\n\tforgotten\x18\x01 \x01(\x03\x32\xf9\x01\n\x0e\x43ontrolService\x12\x43\n\x08ShowPeer\x12 .negd.control.v1.ShowPeerRequest\x1a\x15.negd.control.v1.Peer\x12\x45\n\x04Sync\x12\x1c.negd.control.v1.SyncRequest\x1a\x1d.negd.control.v1.SyncProgress0\x01\x12[\n\x0c\x46orgetLedger\x12$.negd.control.v1.ForgetLedgerRequest\x1a%.negd.control.v1.ForgetLedgerResponseb\x06proto3')
+DESCRIPTOR = _pool.AddSerializedFile(b'\n\x1dnegd/control/v1/service.proto\x12\x0fnegd.control.v1\"/\n\x0fShowPeerRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\r\"\x82\x03\n\x04Peer\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06listed\x18\x02 \x01(\x08\x12\x11\n\tdirection\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08interval\x18\x05 \x01(\x01\x12\x0c\n\x04tail\x18\x06 \x01(\x08\x12\x0e\n\x06linked\x18\x07 \x01(\x08\x12)\n\x05state\x18\x08 \x01(\x0b\x32\x1a.negd.control.v1.PeerState\x12\x35\n\x08residues\x18\t \x03(\x0b\x32#.negd.control.v1.Peer.ResiduesEntry\x12-\n\x07\x65ntries\x18\n \x03(\x0b\x32\x1c.negd.control.v1.LedgerEntry\x12\r\n\x05proxy\x18\x0b \x01(\t\x12\x13\n\x0b\x63ompression\x18\x0c \x01(\x08\x12\x10\n\x08max_rate\x18\r \x01(\x03\x12\x12\n\nmax_events\x18\x0e \x01(\x03\x1a/\n\rResiduesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xb9\x01\n\tPeerState\x12\x11\n\tlast_sync\x18\x01 \x01(\x03\x12\x15\n\revents_synced\x18\x02 \x01(\x03\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x1c\n\x14\x63onsecutive_failures\x18\x05 \x01(\x03\x12\x11\n\tnext_sync\x18\x06 \x01(\x01\x12-\n\x07profile\x18\x07 \x01(\x0b\x32\x1c.negd.control.v1.PeerProfile\"\xbd\x03\n\x0bPeerProfile\x12\x12\n\x05nip77\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x66ound_at\x18\x02 \x01(\x01\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x18\n\x0bmax_records\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1c\n\x0fids_per_request\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\x30\n\x08\x64ocument\x18\x06 \x01(\x0b\x32\x1e.negd.control.v1.RelayDocument\x12\x14\n\x0c\x64\x65scribed_at\x18\x07 \x01(\x01\x12\x1f\n\x12requests_in_flight\x18\x08 \x01(\x03H\x03\x88\x01\x01\x12\x18\n\x0b\x66rame_limit\x18\t \x01(\x03H\x04\x88\x01\x01\x12\x38\n\x06\x66\x61ults\x18\n \x03(\x0b\x32(.negd.control.v1.PeerProfile.FaultsEntry\x1a-\n\x0b\x46\x61ultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x08\n\x06_nip77B\x0e\n\x0c_max_recordsB\x12\n\x10_ids_per_requestB\x15\n\x13_requests_in_flightB\x0e\n\x0c_frame_limit\"\x8f\x02\n\rRelayDocument\x12\x10\n\x08software\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0esupported_nips\x18\x03 \x03(\x03\x12\x1f\n\x12max_message_length\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_subscriptions\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tmax_limit\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\rauth_required\x18\x07 \x01(\x08\x12\x18\n\x10payment_required\x18\x08 \x01(\x08\x42\x15\n\x13_max_message_lengthB\x14\n\x12_max_subscriptionsB\x0c\n\n_max_limit\"Y\n\x0bLedgerEntry\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07residue\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05tries\x18\x04 \x01(\x03\x12\x10\n\x08retry_at\x18\x05 \x01(\x01\"9\n\x0bSyncRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\"\xd0\x02\n\x0cSyncProgress\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x03\x12\x0c\n\x04have\x18\x03 \x01(\x03\x12\x0c\n\x04need\x18\x04 \x01(\x03\x12\x0f\n\x07\x66\x65tched\x18\x05 \x01(\x03\x12\x0f\n\x07\x61lready\x18\x06 \x01(\x03\x12\x0c\n\x04sent\x18\x07 \x01(\x03\x12\x10\n\x08rejected\x18\x08 \x01(\x03\x12\x0f\n\x07refused\x18\t \x01(\x03\x12\x13\n\x0bunfetchable\x18\n \x01(\x03\x12\x11\n\texplained\x18\x0b \x01(\x03\x12\x10\n\x08\x63omplete\x18\x0c \x01(\x08\x12\r\n\x05\x65rror\x18\r \x01(\t\x12;\n\x07reasons\x18\x0e \x03(\x0b\x32*.negd.control.v1.SyncProgress.ReasonsEntry\x1a.\n\x0cReasonsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\"\n\x13\x46orgetLedgerRequest\x12\x0b\n\x03url\x18\x01 \x01(\t\")\n\x14\x46orgetLedgerResponse\x12\x11\n\tforgotten\x18\x01 \x01(\x03\x32\xf9\x01\n\x0e\x43ontrolService\x12\x43\n\x08ShowPeer\x12 .negd.control.v1.ShowPeerRequest\x1a\x15.negd.control.v1.Peer\x12\x45\n\x04Sync\x12\x1c.negd.control.v1.SyncRequest\x1a\x1d.negd.control.v1.SyncProgress0\x01\x12[\n\x0c\x46orgetLedger\x12$.negd.control.v1.ForgetLedgerRequest\x1a%.negd.control.v1.ForgetLedgerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,28 +36,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PEER_RESIDUESENTRY']._loaded_options = None
   _globals['_PEER_RESIDUESENTRY']._serialized_options = b'8\001'
+  _globals['_PEERPROFILE_FAULTSENTRY']._loaded_options = None
+  _globals['_PEERPROFILE_FAULTSENTRY']._serialized_options = b'8\001'
+  _globals['_SYNCPROGRESS_REASONSENTRY']._loaded_options = None
+  _globals['_SYNCPROGRESS_REASONSENTRY']._serialized_options = b'8\001'
   _globals['_SHOWPEERREQUEST']._serialized_start=50
   _globals['_SHOWPEERREQUEST']._serialized_end=97
   _globals['_PEER']._serialized_start=100
-  _globals['_PEER']._serialized_end=412
-  _globals['_PEER_RESIDUESENTRY']._serialized_start=365
-  _globals['_PEER_RESIDUESENTRY']._serialized_end=412
-  _globals['_PEERSTATE']._serialized_start=415
-  _globals['_PEERSTATE']._serialized_end=600
-  _globals['_PEERPROFILE']._serialized_start=603
-  _globals['_PEERPROFILE']._serialized_end=845
-  _globals['_RELAYDOCUMENT']._serialized_start=848
-  _globals['_RELAYDOCUMENT']._serialized_end=1119
-  _globals['_LEDGERENTRY']._serialized_start=1121
-  _globals['_LEDGERENTRY']._serialized_end=1210
-  _globals['_SYNCREQUEST']._serialized_start=1212
-  _globals['_SYNCREQUEST']._serialized_end=1269
-  _globals['_SYNCPROGRESS']._serialized_start=1272
-  _globals['_SYNCPROGRESS']._serialized_end=1499
-  _globals['_FORGETLEDGERREQUEST']._serialized_start=1501
-  _globals['_FORGETLEDGERREQUEST']._serialized_end=1535
-  _globals['_FORGETLEDGERRESPONSE']._serialized_start=1537
-  _globals['_FORGETLEDGERRESPONSE']._serialized_end=1578
-  _globals['_CONTROLSERVICE']._serialized_start=1581
-  _globals['_CONTROLSERVICE']._serialized_end=1830
+  _globals['_PEER']._serialized_end=486
+  _globals['_PEER_RESIDUESENTRY']._serialized_start=439
+  _globals['_PEER_RESIDUESENTRY']._serialized_end=486
+  _globals['_PEERSTATE']._serialized_start=489
+  _globals['_PEERSTATE']._serialized_end=674
+  _globals['_PEERPROFILE']._serialized_start=677
+  _globals['_PEERPROFILE']._serialized_end=1122
+  _globals['_PEERPROFILE_FAULTSENTRY']._serialized_start=992
+  _globals['_PEERPROFILE_FAULTSENTRY']._serialized_end=1037
+  _globals['_RELAYDOCUMENT']._serialized_start=1125
+  _globals['_RELAYDOCUMENT']._serialized_end=1396
+  _globals['_LEDGERENTRY']._serialized_start=1398
+  _globals['_LEDGERENTRY']._serialized_end=1487
+  _globals['_SYNCREQUEST']._serialized_start=1489
+  _globals['_SYNCREQUEST']._serialized_end=1546
+  _globals['_SYNCPROGRESS']._serialized_start=1549
+  _globals['_SYNCPROGRESS']._serialized_end=1885
+  _globals['_SYNCPROGRESS_REASONSENTRY']._serialized_start=1839
+  _globals['_SYNCPROGRESS_REASONSENTRY']._serialized_end=1885
+  _globals['_FORGETLEDGERREQUEST']._serialized_start=1887
+  _globals['_FORGETLEDGERREQUEST']._serialized_end=1921
+  _globals['_FORGETLEDGERRESPONSE']._serialized_start=1923
+  _globals['_FORGETLEDGERRESPONSE']._serialized_end=1964
+  _globals['_CONTROLSERVICE']._serialized_start=1967
+  _globals['_CONTROLSERVICE']._serialized_end=2216
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ class ShowPeerRequest(_message.Message):
     def __init__(self, url: _Optional[str] = ..., entries: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("url", "listed", "direction", "filter", "interval", "tail", "linked", "state", "residues", "entries")
+    __slots__ = ("url", "listed", "direction", "filter", "interval", "tail", "linked", "state", "residues", "entries", "proxy", "compression", "max_rate", "max_events")
     class ResiduesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,10 @@ class Peer(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     RESIDUES_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    PROXY_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
     url: str
     listed: bool
     direction: str
@@ -46,7 +50,11 @@ class Peer(_message.Message):
     state: PeerState
     residues: _containers.ScalarMap[str, int]
     entries: _containers.RepeatedCompositeFieldContainer[LedgerEntry]
-    def __init__(self, url: _Optional[str] = ..., listed: bool = ..., direction: _Optional[str] = ..., filter: _Optional[str] = ..., interval: _Optional[float] = ..., tail: bool = ..., linked: bool = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., residues: _Optional[_Mapping[str, int]] = ..., entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ...) -> None: ...
+    proxy: str
+    compression: bool
+    max_rate: int
+    max_events: int
+    def __init__(self, url: _Optional[str] = ..., listed: bool = ..., direction: _Optional[str] = ..., filter: _Optional[str] = ..., interval: _Optional[float] = ..., tail: bool = ..., linked: bool = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., residues: _Optional[_Mapping[str, int]] = ..., entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., proxy: _Optional[str] = ..., compression: bool = ..., max_rate: _Optional[int] = ..., max_events: _Optional[int] = ...) -> None: ...
 
 class PeerState(_message.Message):
     __slots__ = ("last_sync", "events_synced", "status", "last_error", "consecutive_failures", "next_sync", "profile")
@@ -67,7 +75,14 @@ class PeerState(_message.Message):
     def __init__(self, last_sync: _Optional[int] = ..., events_synced: _Optional[int] = ..., status: _Optional[str] = ..., last_error: _Optional[str] = ..., consecutive_failures: _Optional[int] = ..., next_sync: _Optional[float] = ..., profile: _Optional[_Union[PeerProfile, _Mapping]] = ...) -> None: ...
 
 class PeerProfile(_message.Message):
-    __slots__ = ("nip77", "found_at", "refusal", "max_records", "ids_per_request", "document", "described_at")
+    __slots__ = ("nip77", "found_at", "refusal", "max_records", "ids_per_request", "document", "described_at", "requests_in_flight", "frame_limit", "faults")
+    class FaultsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NIP77_FIELD_NUMBER: _ClassVar[int]
     FOUND_AT_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +90,9 @@ class PeerProfile(_message.Message):
     IDS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     DESCRIBED_AT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    FRAME_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
     nip77: bool
     found_at: float
     refusal: str
@@ -82,7 +100,10 @@ class PeerProfile(_message.Message):
     ids_per_request: int
     document: RelayDocument
     described_at: float
-    def __init__(self, nip77: bool = ..., found_at: _Optional[float] = ..., refusal: _Optional[str] = ..., max_records: _Optional[int] = ..., ids_per_request: _Optional[int] = ..., document: _Optional[_Union[RelayDocument, _Mapping]] = ..., described_at: _Optional[float] = ...) -> None: ...
+    requests_in_flight: int
+    frame_limit: int
+    faults: _containers.ScalarMap[str, int]
+    def __init__(self, nip77: bool = ..., found_at: _Optional[float] = ..., refusal: _Optional[str] = ..., max_records: _Optional[int] = ..., ids_per_request: _Optional[int] = ..., document: _Optional[_Union[RelayDocument, _Mapping]] = ..., described_at: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., frame_limit: _Optional[int] = ..., faults: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class RelayDocument(_message.Message):
     __slots__ = ("software", "version", "supported_nips", "max_message_length", "max_subscriptions", "max_limit", "auth_required", "payment_required")
@@ -129,7 +150,14 @@ class SyncRequest(_message.Message):
     def __init__(self, url: _Optional[str] = ..., filter: _Optional[str] = ..., since: _Optional[int] = ...) -> None: ...
 
 class SyncProgress(_message.Message):
-    __slots__ = ("peer", "round", "have", "need", "fetched", "already", "sent", "rejected", "refused", "unfetchable", "explained", "complete", "error")
+    __slots__ = ("peer", "round", "have", "need", "fetched", "already", "sent", "rejected", "refused", "unfetchable", "explained", "complete", "error", "reasons")
+    class ReasonsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +171,7 @@ class SyncProgress(_message.Message):
     EXPLAINED_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     peer: str
     round: int
     have: int
@@ -156,7 +185,8 @@ class SyncProgress(_message.Message):
     explained: int
     complete: bool
     error: str
-    def __init__(self, peer: _Optional[str] = ..., round: _Optional[int] = ..., have: _Optional[int] = ..., need: _Optional[int] = ..., fetched: _Optional[int] = ..., already: _Optional[int] = ..., sent: _Optional[int] = ..., rejected: _Optional[int] = ..., refused: _Optional[int] = ..., unfetchable: _Optional[int] = ..., explained: _Optional[int] = ..., complete: bool = ..., error: _Optional[str] = ...) -> None: ...
+    reasons: _containers.ScalarMap[str, int]
+    def __init__(self, peer: _Optional[str] = ..., round: _Optional[int] = ..., have: _Optional[int] = ..., need: _Optional[int] = ..., fetched: _Optional[int] = ..., already: _Optional[int] = ..., sent: _Optional[int] = ..., rejected: _Optional[int] = ..., refused: _Optional[int] = ..., unfetchable: _Optional[int] = ..., explained: _Optional[int] = ..., complete: bool = ..., error: _Optional[str] = ..., reasons: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ForgetLedgerRequest(_message.Message):
     __slots__ = ("url",)
