@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +14,7 @@ from typing import IO
 
 from negd.control.client import ControlClient, ControlError
 from negd.nostr.event import Event
+from negd.testing.ports import free_port
 
 START_WITHIN = 30.0
 """Seconds until a daemon must answer that it is ready."""
@@ -21,16 +22,16 @@ START_WITHIN = 30.0
 STOP_WITHIN = 60.0
 """Seconds until a daemon must have ended after SIGTERM."""
 
+ANSWER_WITHIN = 120.0
+"""Seconds until a ``negctl`` must have ended."""
+
 _BIN = Path(sys.executable).parent
 _TWISTD = [str(_BIN / "twistd"), "--nodaemon", "--pidfile=", "negd"]
 
 
-def free_port() -> int:
-    """A port on which nothing listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _environment() -> dict[str, str]:
+    """Ours; SIGABRT ends a process of it with every thread's stack on stderr."""
+    return {**os.environ, "PYTHONFAULTHANDLER": "1"}
 
 
 class DaemonProcess:
@@ -96,6 +97,7 @@ class DaemonProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log if stderr is None else stderr,
+                env=_environment(),
             )
 
     @property
@@ -116,13 +118,18 @@ class DaemonProcess:
                 return False
 
     def wait(self, within: float = STOP_WITHIN) -> int:
-        """Its exit status, as :attr:`subprocess.Popen.returncode`, once it has ended."""
+        """Its exit status, as :attr:`subprocess.Popen.returncode`, once it has ended.
+
+        :raises RuntimeError: it did not end; with what it wrote, every thread's stack at last.
+        """
         assert self._process is not None
         try:
             return self._process.wait(within)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait()
+            wrote = self.log.read_text()
+            raise RuntimeError(f"negd did not end within {within:g} s:\n{wrote}") from None
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit status."""
@@ -139,6 +146,11 @@ class DaemonProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def end(self) -> None:
+        """Have it gone, by the shortest way, if it runs."""
+        if self.is_running():
+            self.kill()
 
     def negctl(self, *arguments: str, shown: bool = False) -> subprocess.CompletedProcess[str]:
         """Run ``negctl`` against its control service; see :func:`negctl`."""
@@ -181,12 +193,24 @@ def negctl(
     """Run ``negctl`` in a folder, to its end.
 
     :param shown: let it write to our own stdout and stderr instead of keeping what it writes.
+    :raises RuntimeError: it did not end; with what it wrote, every thread's stack at last.
     """
-    return subprocess.run(
-        [str(_BIN / "negctl"), *arguments],
+    command = [str(_BIN / "negctl"), *arguments]
+    kept = None if shown else subprocess.PIPE
+    process = subprocess.Popen(
+        command,
         cwd=folder,
-        input=stdin,
-        capture_output=not shown,
+        stdin=subprocess.PIPE,
+        stdout=kept,
+        stderr=kept,
         text=True,
-        check=False,
+        env=_environment(),
     )
+    try:
+        stdout, stderr = process.communicate(stdin, ANSWER_WITHIN)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        stdout, stderr = process.communicate()
+        text = f"{' '.join(arguments)} did not end within {ANSWER_WITHIN:g} s"
+        raise RuntimeError(f"negctl {text}:\n{stdout}\n{stderr}") from None
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

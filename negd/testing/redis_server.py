@@ -20,6 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.pollreactor import PollReactor
 from twisted.python.failure import Failure
 
+from negd.testing.ports import free_port
+
 T = TypeVar("T")
 
 START_WITHIN = 20.0
@@ -47,7 +49,7 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,13 +121,6 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class OwnReactor(PollReactor):

@@ -25,7 +25,7 @@ from negd.nostr.messages import Notice, encode_notice
 from negd.settings import PeerSettings, SyncSettings
 from negd.testing.certificates import certificate_for
 from negd.testing.listeners import RecordingListener
-from negd.testing.processes import free_port
+from negd.testing.ports import free_port
 from negd.testing.proxies import LoopbackProxy
 from negd.testing.relays import CannedServer, LoopbackRelay, ScriptedRelay, until
 from negd.websocket.client import Dialer
