@@ -21,8 +21,12 @@ run: $(INSTALLED) ## start the daemon in the foreground, its store in ./var
 demo: $(INSTALLED) ## let two daemons on this machine sync a few thousand events
 	@$(BIN)/python -m negd.demo
 
+# One process a core; each starts with a half of the tests, in order, and helps the other out.
+WORKERS ?= auto
+SPREAD := -n $(WORKERS) --dist worksteal
+
 test: $(TESTABLE) lint ## check style and types, then run every test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 
 lint: $(TESTABLE) ## check style and types
 	$(BIN)/ruff check .
@@ -48,7 +52,7 @@ oldest: ## run the tests with the oldest releases that setup.cfg allows
 	@$(OLDEST) > .venv-oldest/oldest.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint .venv-oldest/oldest.txt --editable '.[test]'
-	.venv-oldest/bin/python -m pytest $(PYTEST)
+	.venv-oldest/bin/python -m pytest $(SPREAD) $(PYTEST)
 
 news: $(TESTABLE) ## show what the next release would say is new
 	$(BIN)/towncrier build --draft

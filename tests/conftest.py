@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 from twisted.trial.unittest import SynchronousTestCase
+
+# The daemons and negctls that tests start would compile all they import, each time anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes tells of the machine's load, not of the code.
 settings.register_profile(

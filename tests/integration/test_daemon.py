@@ -11,12 +11,17 @@ from urllib.request import Request, urlopen
 from negd.control.client import ControlClient
 from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess, negctl, twistd
-from tests.integration.conftest import MakeDaemon
+from tests.integration.conftest import MakeDaemon, held_by
 
 
 def refusal(daemon: DaemonProcess) -> str:
     """What a daemon that does not start says on stderr: one line."""
     daemon.spawn(stderr=subprocess.PIPE)
+    return refusal_of(daemon)
+
+
+def refusal_of(daemon: DaemonProcess) -> str:
+    """What one that was started says so."""
     status = daemon.wait(within=30)
     assert daemon.stderr is not None
     said = daemon.stderr.read().decode()
@@ -29,7 +34,7 @@ def refusal(daemon: DaemonProcess) -> str:
 
 def test_sigterm_ends_it_well_and_nothing_is_lost_over_a_restart(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(events=sample_events(500))
-    before = daemon.export()
+    before = held_by(daemon)
     assert len(before) > 400
     daemon.start()
     with ControlClient(daemon.control) as client:
@@ -37,10 +42,10 @@ def test_sigterm_ends_it_well_and_nothing_is_lost_over_a_restart(make_daemon: Ma
     assert daemon.stop() == 0
     log = daemon.log.read_text()
     assert "negd has stopped" in log and "Traceback" not in log
-    assert daemon.export() == before
+    assert held_by(daemon) == before
 
     daemon.start()
-    assert daemon.export() == before
+    assert held_by(daemon) == before
     with ControlClient(daemon.control) as client:
         assert client.peers() == ["ws://127.0.0.1:9"]
     assert daemon.stop() == 0
@@ -48,11 +53,11 @@ def test_sigterm_ends_it_well_and_nothing_is_lost_over_a_restart(make_daemon: Ma
 
 def test_a_killed_daemon_starts_again_on_its_store(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(events=sample_events(200))
-    before = daemon.export()
+    before = held_by(daemon)
     daemon.start()
     daemon.kill()
     daemon.start()
-    assert daemon.export() == before
+    assert held_by(daemon) == before
 
 
 def test_the_websocket_port_shows_the_relay_document(make_daemon: MakeDaemon) -> None:
@@ -102,19 +107,18 @@ def test_mistakes_in_options_and_file_end_the_daemon_with_one_line(
 ) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("[sync]\ninterval = 'soon'\n")
-    for number, (options, said) in enumerate(
-        [
-            (["--config", str(wrong)], "wrong.toml: sync.interval = 'soon': expected a number"),
-            (["--listen", "tcp:http"], "websocket.listen[1] = 'tcp:http': expected"),
-            (["--listen", "tcp:99999"], "websocket.listen = 'tcp:99999': expected an endpoint"),
-            (["--listen", "unix:/no/folder/s"], "websocket.listen = 'unix:/no/folder/s': expected"),
-            (["--control", "50064"], "control.address = '50064': expected HOST:PORT"),
-            (["--peer", "http://a"], "peer[0].url = 'http://a': expected ws://HOST"),
-            (["--frobnicate"], "frobnicate"),
-            (["--store", "cassette:tape"], "cassette"),
-        ]
-    ):
-        assert said in refusal(make_daemon(f"wrong{number}", options=options))
+    mistakes = [
+        (["--config", str(wrong)], "wrong.toml: sync.interval = 'soon': expected a number"),
+        (["--listen", "tcp:http"], "websocket.listen[1] = 'tcp:http': expected"),
+        (["--listen", "unix:/no/folder/s"], "websocket.listen = 'unix:/no/folder/s': expected"),
+        (["--frobnicate"], "frobnicate"),
+        (["--store", "cassette:tape"], "cassette"),
+    ]
+    daemons = [make_daemon(f"wrong{n}", options=mistakes[n][0]) for n in range(len(mistakes))]
+    for daemon in daemons:
+        daemon.spawn(stderr=subprocess.PIPE)
+    for daemon, (_, said) in zip(daemons, mistakes, strict=True):
+        assert said in refusal_of(daemon)
 
 
 def test_a_second_daemon_beside_the_first_leaves_it_alone(make_daemon: MakeDaemon) -> None:

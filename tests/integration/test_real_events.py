@@ -42,7 +42,6 @@ def test_they_come_out_as_they_went_in(make_daemon: MakeDaemon) -> None:
     kept = {event_id.hex() for event_id in model.kept()}
 
     first, second = make_daemon("first"), make_daemon("second")
-    first.folder.mkdir()
     done = negctl("import", str(REAL), "--store", first.store, folder=first.folder)
     assert done.returncode == 0, done.stderr
     told = {word: int(count) for word, count in re.findall(r"(\w+) +(\d+)$", done.stdout, re.M)}
@@ -59,8 +58,9 @@ def test_they_come_out_as_they_went_in(make_daemon: MakeDaemon) -> None:
         (*_, last) = client.sync(first.url)
     assert last.complete
     assert last.fetched == len(kept)
-    assert second.export() == first.export()
-    assert all(check(decode(line)) is None for line in second.export())
+    synced = second.export()
+    assert synced == first.export()
+    assert all(check(decode(line)) is None for line in synced)
 
     done = negctl("verify", "--store", second.store, folder=second.folder)
     assert done.returncode == 0, done.stderr

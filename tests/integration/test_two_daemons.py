@@ -14,7 +14,7 @@ from negd.nostr.event import Event, check, decode
 from negd.nostr.filter import Filter
 from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
-from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
+from tests.integration.conftest import MakeDaemon, held_by, ids_of, lasting_events
 
 
 def parts(count: int) -> tuple[list[Event], list[Event]]:
@@ -34,7 +34,7 @@ def sync(daemon: DaemonProcess, url: str, wanted: Filter | None = None) -> list[
 def test_ten_thousand_events_leave_both_exports_equal(make_daemon: MakeDaemon) -> None:
     ours, theirs = parts(10_000)
     one, other = make_daemon("one", ours), make_daemon("other", theirs)
-    assert one.export() != other.export()
+    assert held_by(one) != held_by(other)
     one.start()
     other.start()
     progress = sync(one, other.url)
@@ -43,8 +43,8 @@ def test_ten_thousand_events_leave_both_exports_equal(make_daemon: MakeDaemon) -
     rounds = [step.round for step in progress]
     assert rounds == sorted(rounds)
 
-    export = one.export()
-    assert export == other.export()
+    export = held_by(one)
+    assert export == held_by(other)
     assert len(export) > 9_000
     assert all(check(decode(line)) is None for line in list(export)[:200])
 
@@ -59,7 +59,7 @@ def test_a_daemon_with_a_peer_in_its_options_fetches_by_itself(make_daemon: Make
     empty = make_daemon("empty", options=["--peer", full.url])
     empty.start()
     deadline = time.monotonic() + 30
-    while empty.export() != full.export():
+    while held_by(empty) != held_by(full):
         assert time.monotonic() < deadline, empty.log.read_text()
         time.sleep(0.2)
 
@@ -76,15 +76,15 @@ def test_a_peer_with_a_direction_moves_events_only_that_way(
         f'[[peer]]\nurl = "{other.url}"\ndirection = "{direction}"\n'
     )
     sender, receiver = (one, other) if direction == "up" else (other, one)
-    sent, received = sender.export(), receiver.export()
+    sent, received = held_by(sender), held_by(receiver)
     one.start()
     deadline = time.monotonic() + 30
     with ControlClient(one.control) as client:
         while not client.status().last_sync:
             assert time.monotonic() < deadline, one.log.read_text()
             time.sleep(0.1)
-    assert sender.export() == sent
-    assert receiver.export() == sent | received
+    assert held_by(sender) == sent
+    assert held_by(receiver) == sent | received
 
 
 def test_a_filter_limits_what_is_synced(make_daemon: MakeDaemon) -> None:
@@ -92,8 +92,8 @@ def test_a_filter_limits_what_is_synced(make_daemon: MakeDaemon) -> None:
     full.start()
     empty.start()
     sync(empty, full.url, Filter.build(kinds=[1, 7]))
-    expected = {line for line in full.export() if json.loads(line)["kind"] in (1, 7)}
-    assert empty.export() == expected
+    expected = {line for line in held_by(full) if json.loads(line)["kind"] in (1, 7)}
+    assert held_by(empty) == expected
     assert expected
 
 
