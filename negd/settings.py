@@ -98,12 +98,12 @@ class IntakeSettings(Section, frozen=True):
 
     :ivar batch: events checked and committed together at most.
     :ivar max_backlog: events waiting at most; submitters wait beyond it.
-    :ivar threads: threads that check signatures; 0 takes one per processor.
+    :ivar checkers: processes that check signatures; 0 takes one per processor.
     """
 
     batch: Count = 1000
     max_backlog: Count = 20_000
-    threads: Annotated[int, Meta(ge=0)] = 0
+    checkers: Annotated[int, Meta(ge=0, le=1024)] = 0
 
 
 class ControlSettings(Section, frozen=True):

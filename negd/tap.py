@@ -28,6 +28,7 @@ from negd.peers.urls import canonical
 from negd.service import Daemon, Undoing, give_up, stop_on
 from negd.settings import RelaySettings, Settings
 from negd.storage import open_store, store_summaries
+from negd.sync.checking import Checkers
 from negd.sync.intake import Intake
 from negd.sync.node import Node
 from negd.sync.offload import ThreadOffload
@@ -161,10 +162,12 @@ class House:
         stop_on(signal.SIGTERM, reactor)
         storage = await open_store(settings.store, reactor, settings=settings.storage)
         undoing.push("storage", storage.close)
-        threads = settings.intake.threads or os.cpu_count() or 1
-        checking = self._threads(undoing, threads, "checking")
-        answering = self._threads(undoing, threads, "answering")
-        intake = Intake(storage.events, settings.intake, checking, threads)
+        processors = os.cpu_count() or 1
+        checkers = Checkers(reactor, settings.intake.checkers or processors)
+        undoing.push("checkers", checkers.stop)
+        answering = ThreadOffload(reactor, processors, "answering")
+        undoing.push("answering", answering.stop)
+        intake = Intake(storage.events, settings.intake, checkers)
         sessions = SessionTable(storage.events, settings.sessions, reactor, answering)
         terms = {canonical(peer.url): terms_of(peer) for peer in settings.peer}
         dialer = Dialer(reactor, settings.sync, terms=terms)
@@ -222,11 +225,6 @@ class House:
         if self._signer is None or relay.pubkey:
             return relay
         return msgspec.structs.replace(relay, pubkey=self._signer.pubkey)
-
-    def _threads(self, undoing: Undoing, threads: int, name: str) -> ThreadOffload:
-        offload = ThreadOffload(self._reactor, threads, name)
-        undoing.push(name, offload.stop)
-        return offload
 
 
 def _endpoint(reactor: Any, index: int, text: str) -> IStreamServerEndpoint:

@@ -1,25 +1,26 @@
-"""From lines to stored events: read in a thread, submitted a few batches at a time, counted."""
+"""From lines to stored events: read in a thread, checked in processes, stored, counted."""
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, TextIO
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 
-from negd.cli.lines import LineReader
+from negd.cli.lines import Line, LineReader
 from negd.cli.meter import Meter
 from negd.cli.output import count
-from negd.interfaces import IEventStore, IIntake, Outcome, Verdict
-from negd.nostr.event import Event, InvalidEvent, decode
-from negd.settings import IntakeSettings
-from negd.sync.intake import Intake
-from negd.sync.offload import ThreadOffload
+from negd.interfaces import IEventStore, Outcome, Verdict
+from negd.nostr.event import Event
+from negd.sync.checking import Checkers
 
-IN_FLIGHT = 16
-"""Batches submitted and not yet committed, so that reading, checking and storing overlap."""
+IN_FLIGHT = 32
+"""Batches read and not yet committed, so that reading, checking and storing overlap."""
+
+_TOO_LONG = Verdict(Outcome.INVALID, "line is too long")
 
 NAMED = 10
 """Bad lines that are named on stderr; further ones are counted."""
@@ -69,87 +70,104 @@ class Report:
 
 
 async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report: Report) -> None:
-    """Submit every line of a file; what was submitted is stored even if it is cancelled.
+    """Store every line of a file; what was read is stored even if it is cancelled.
 
-    :param reactor: an IReactorFromThreads with a thread pool.
-    :raises negd.errors.StorageError: the store failed; nothing further was submitted.
+    :param reactor: an IReactorFromThreads and IReactorTime with a thread pool.
+    :raises negd.errors.StorageError: the store failed; nothing further was handed to it.
     :raises OSError: the file cannot be read.
     """
-    threads = os.cpu_count() or 1
-    offload = ThreadOffload(reactor, threads, "verify")
-    intake = Intake(store, IntakeSettings(), offload, threads)
-    reader = LineReader(file)
+    checkers = Checkers(reactor, os.cpu_count() or 1)
+    reader, total = LineReader(file), _size(file)
+    pipeline = _Pipeline(store, checkers, report, lambda: report.show(reader.read, total))
     try:
-        await _Submissions(reactor, intake, report).run(reader, _size(file))
+        while await pipeline.room():
+            lines = await deferToThreadPool(reactor, reactor.getThreadPool(), reader.batch)
+            if not lines:
+                break
+            pipeline.add(lines)
+        await pipeline.through()
     finally:
         reader.stop()
-        await intake.stop()
-        await offload.stop()
+        await pipeline.through()
+        await checkers.stop()
+    if pipeline.failure is not None:
+        raise pipeline.failure
 
 
-class _Batch(NamedTuple):
-    """:ivar events: with their line numbers. :ivar faults: those of the bad lines."""
+class _Pipeline:
+    """Batches of lines, checked side by side, then stored and told of in the order of the file.
 
-    events: list[tuple[int, Event]]
-    faults: list[tuple[int, str]]
+    :param told: called when a batch has been told of.
+    :ivar failure: why nothing further is stored.
+    """
 
-
-class _Submissions:
-    """Batches on their way into the store, a few at a time."""
-
-    def __init__(self, reactor: Any, intake: IIntake, report: Report) -> None:
-        self._reactor = reactor
-        self._intake = intake
+    def __init__(
+        self, store: IEventStore, checkers: Checkers, report: Report, told: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._checkers = checkers
         self._report = report
+        self._told = told
         self._places = DeferredSemaphore(IN_FLIGHT)
-        self._failure: Exception | None = None
+        self._storing = DeferredLock()
+        self._telling = DeferredLock()
+        self.failure: Exception | None = None
 
-    async def run(self, reader: LineReader, total: int | None) -> None:
-        """Submit all that is read; return when each line has its verdict."""
-        while self._failure is None:
-            await self._places.acquire()
-            batch = await deferToThreadPool(
-                self._reactor, self._reactor.getThreadPool(), _read, reader
-            )
-            if batch is None:
-                self._places.release()
-                break
-            Deferred.fromCoroutine(self._submit(batch))
-            self._report.show(reader.read, total)
-        for _ in range(IN_FLIGHT):
-            await self._places.acquire()
-        if self._failure is not None:
-            raise self._failure
+    async def room(self) -> bool:
+        """Return when there is room for a batch; False where nothing further is stored."""
+        await self._places.acquire()
+        self._places.release()
+        return self.failure is None
 
-    async def _submit(self, batch: _Batch) -> None:
-        for number, fault in batch.faults:
-            self._report.judged(number, Verdict(Outcome.INVALID, fault))
+    def add(self, lines: list[Line]) -> None:
+        """Take a batch; there is room."""
+        self._places.acquire()
+        turns = self._storing.acquire(), self._telling.acquire()
+        Deferred.fromCoroutine(self._take(lines, *turns))
+
+    async def through(self) -> None:
+        """Return when all that was added has been told of."""
+        await self._telling.acquire()
+        self._telling.release()
+
+    async def _take(self, lines: list[Line], *turns: Deferred[DeferredLock]) -> None:
+        """:param turns: to store and to tell; asked for in the order of the file."""
+        to_store, to_tell = turns
+        verdicts: list[Verdict] = []
         try:
-            verdicts = await self._intake.submit([event for _, event in batch.events])
-            for (number, _), verdict in zip(batch.events, verdicts, strict=True):
-                self._report.judged(number, verdict)
+            verdicts = await self._verdicts(lines, to_store)
         except Exception as error:
-            self._failure = self._failure or error
-        finally:
-            self._places.release()
+            self.failure = self.failure or error
+        await to_tell
+        for (number, _), verdict in zip(lines, verdicts, strict=False):
+            self._report.judged(number, verdict)
+        self._told()
+        self._telling.release()
+        self._places.release()
 
-
-def _read(reader: LineReader) -> _Batch | None:
-    """The events of a batch of lines; None at the end."""
-    lines = reader.batch()
-    batch = _Batch([], [])
-    for number, line in lines:
+    async def _verdicts(self, lines: list[Line], turn: Deferred[DeferredLock]) -> list[Verdict]:
+        """One verdict for each line, once what is valid is stored."""
+        judging = self._checkers.lines([text for _, text in lines if text is not None])
+        await turn
         try:
-            batch.events.append((number, _event(line)))
-        except InvalidEvent as error:
-            batch.faults.append((number, error.text))
-    return batch if lines else None
+            judged = await judging
+            if self.failure is not None:
+                raise self.failure
+            storing = Deferred.fromCoroutine(self._ingest(judged))
+        finally:
+            self._storing.release()
+        stored, faults = iter(await storing), iter(judged)
+        return [
+            _TOO_LONG
+            if text is None
+            else Verdict(Outcome.INVALID, fault)
+            if isinstance(fault := next(faults), str)
+            else next(stored)
+            for _, text in lines
+        ]
 
-
-def _event(line: bytes | None) -> Event:
-    if line is None:
-        raise InvalidEvent("line is too long")
-    return decode(line)
+    async def _ingest(self, judged: list[Event | str]) -> list[Verdict]:
+        return await self._store.ingest([event for event in judged if isinstance(event, Event)])
 
 
 def _size(file: BinaryIO) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ from negd.nostr.kinds import MAX_KIND
 
 MAX_TIMESTAMP = 2**63 - 1
 """The last second an event can carry; later ones do not fit stores that sign their integers."""
+
+_KEYS = 4096
+"""Authors whose keys are kept as points: to find the point again takes 6 us an event."""
 
 Hex32 = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
 Hex64 = Annotated[str, msgspec.Meta(min_length=128, max_length=128)]
@@ -87,7 +91,7 @@ def decode(data: bytes | str | msgspec.Raw) -> Event:
         event = _decoder.decode(data)
     except DECODE_ERRORS as error:
         raise InvalidEvent(f"not an event: {describe(error)}") from None
-    if is_lower_hex(event.id) and is_lower_hex(event.pubkey) and is_lower_hex(event.sig):
+    if is_lower_hex(event.id + event.pubkey + event.sig):
         return event
     raise InvalidEvent("not an event: id, pubkey or sig is not lower-case hex")
 
@@ -144,12 +148,16 @@ def id_matches(event: Event) -> bool:
 
 
 def signature_matches(event: Event) -> bool:
-    """True where the signature is the author's over the id (BIP-340). 32 us; frees the GIL."""
+    """True where the signature is the author's over the id (BIP-340). 35 us; frees the GIL."""
     try:
-        key = PublicKeyXOnly(bytes.fromhex(event.pubkey))
-        return key.verify(bytes.fromhex(event.sig), event.id_bytes)
+        return _key(event.pubkey).verify(bytes.fromhex(event.sig), event.id_bytes)
     except ValueError:  # the pubkey is no point of the curve
         return False
+
+
+@lru_cache(_KEYS)
+def _key(pubkey: str) -> PublicKeyXOnly:
+    return PublicKeyXOnly(bytes.fromhex(pubkey))
 
 
 def check(event: Event) -> str | None:

@@ -1,8 +1,8 @@
 """The one way of events into the store: known? -> id and signature -> commit -> verdicts.
 
 Submissions from everywhere (clients, peers, imports) join one line.  A batch is taken off its
-head, what is already held is answered at once, the rest is checked in threads and handed to the
-store; while one batch is committed the next one is being checked.
+head, what is already held is answered at once, the rest is checked and handed to the store; while
+one batch is committed the next one is being checked.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from negd.errors import NegdError, StorageError
 from negd.interfaces import IEventStore, IIntake, Outcome, Verdict
-from negd.nostr.event import Event, check
+from negd.nostr.event import Event
 from negd.settings import IntakeSettings
-from negd.sync.offload import Offload
-
-_SMALLEST_SHARE = 16
-"""Events below which a batch is not cut into shares for several threads."""
+from negd.sync.checking import Check
 
 _COMMITS_UNDER_WAY = 4
 
@@ -60,17 +57,13 @@ class _Entry:
 class Intake:
     """Checks and stores events, in the order they were submitted.
 
-    :param offload: where signatures are checked.
-    :param threads: into how many shares a batch is cut for checking.
+    :param check: says what is wrong with events.
     """
 
-    def __init__(
-        self, store: IEventStore, settings: IntakeSettings, offload: Offload, threads: int = 1
-    ) -> None:
+    def __init__(self, store: IEventStore, settings: IntakeSettings, check: Check) -> None:
         self._store = store
         self._settings = settings
-        self._offload = offload
-        self._threads = threads
+        self._check = check
         self._line: deque[_Entry] = deque()
         self._waiting: deque[Deferred[None]] = deque()
         self._commits = DeferredSemaphore(_COMMITS_UNDER_WAY)
@@ -147,15 +140,6 @@ class Intake:
                 self._give(entry, Verdict(Outcome.INVALID, fault))
         return valid
 
-    async def _check(self, events: list[Event]) -> list[str | None]:
-        """What is wrong with each event, checked in as many threads as there are."""
-        share = max(_SMALLEST_SHARE, -(-len(events) // self._threads))
-        shares = [events[at : at + share] for at in range(0, len(events), share)]
-        checked = await gatherResults(
-            [self._offload(_check_all, part) for part in shares], consumeErrors=True
-        )
-        return [fault for part in checked for fault in part]
-
     async def _commit(self, batch: list[_Entry], valid: list[_Entry]) -> None:
         try:
             if valid:
@@ -197,7 +181,3 @@ def _unexpected(failure: Failure) -> Failure:
     if failure.check(CancelledError):
         return Failure(StorageError("the write was cancelled"))
     return Failure(StorageError(f"the event could not be stored ({type(failure.value).__name__})"))
-
-
-def _check_all(events: list[Event]) -> list[str | None]:
-    return [check(event) for event in events]

@@ -21,6 +21,7 @@ from negd.nostr.document import RelayDocument
 from negd.nostr.messages import InvalidMessage, decode_relay
 from negd.settings import EndpointSettings, IntakeSettings, SessionSettings
 from negd.storage.memory import MemoryStore
+from negd.sync.checking import check_here
 from negd.sync.intake import Intake
 from negd.sync.offload import inline
 from negd.sync.sessions import SessionTable
@@ -248,7 +249,7 @@ def memory_backend(
     """A whole relay in memory, without threads: real intake and sessions over a memory store."""
     store = store or MemoryStore(clock)
     return Backend(
-        Intake(store, IntakeSettings(), inline),
+        Intake(store, IntakeSettings(), check_here),
         store,
         SessionTable(store, sessions or SessionSettings(), clock, inline),
         settings or EndpointSettings(),

@@ -1,0 +1,187 @@
+"""Checking events: few in a thread, many in processes, which do not compete for the interpreter.
+
+A signature takes 35 us in C without the interpreter, but each of these calls gives it up and has
+to win it back from a reactor and a store that compute: threads alone kept little more than one
+processor busy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from socket import socketpair
+from subprocess import DEVNULL, Popen
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.logger import Logger
+
+from negd.nostr.event import Event, check, decode
+from negd.sync.checker import Faults, ask, check_lines, lines_of
+from negd.sync.offload import ThreadOffload
+
+Check = Callable[[Sequence[Event]], Deferred[Faults]]
+"""Says of each event what is wrong with its id or signature."""
+
+FEW = 32
+"""Events below which it takes longer to ask a process than to check them here."""
+
+_MANY = 256
+"""Events that a process is asked about at a time."""
+
+_PATIENCE = 60.0
+"""Seconds after which a process that does not answer is given up; it should take some 10 ms."""
+
+_PAUSE = 60.0
+"""Seconds for which threads do the work where processes do not come to work."""
+
+
+def check_here(events: Sequence[Event]) -> Deferred[Faults]:
+    """A :data:`Check` that is done when it returns, for tests and tools without a reactor."""
+    return maybeDeferred(lambda: [check(event) for event in events])
+
+
+class CheckerProcess:
+    """A :mod:`negd.sync.checker` and the socket to it, for one thread at a time.
+
+    :ivar proven: whether it has ever answered.
+    :raises OSError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socketpair()
+        with theirs:
+            try:
+                self._process = Popen(
+                    [sys.executable, "-P", "-m", "negd.sync.checker"],
+                    stdin=theirs.fileno(),
+                    stdout=DEVNULL,
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+                    },
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.settimeout(_PATIENCE)
+        self._socket = ours
+        self.proven = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self, text: bytes) -> Faults:
+        """See :func:`negd.sync.checker.check_lines`.
+
+        :raises OSError: it has died or does not answer.
+        """
+        faults = ask(self._socket, text)
+        self.proven = True
+        return faults
+
+    def end(self) -> None:
+        """End it, whatever it does: it has nothing to lose."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class Checkers:
+    """A :data:`Check` on several processors; processes start when there is work for them.
+
+    One that dies is replaced and asked again: no event is taken for valid, and none is lost.
+
+    :param reactor: an IReactorFromThreads and IReactorTime.
+    :param count: of processes, and of threads that check few events or wait for processes.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, count: int, start: Callable[[], CheckerProcess] = CheckerProcess
+    ) -> None:
+        self._reactor = reactor
+        self._count = count
+        self._start = start
+        self._offload = ThreadOffload(reactor, count, "checking")
+        self._idle: list[CheckerProcess] = []
+        self._paused_until = 0.0
+
+    def __call__(self, events: Sequence[Event]) -> Deferred[Faults]:
+        """What is wrong with each event's id or signature.
+
+        Fails with :class:`negd.sync.offload.Stopped` once :meth:`stop` was called.
+        """
+        size = min(_MANY, max(FEW, -(-len(events) // self._count)))
+        shares = [events[at : at + size] for at in range(0, len(events), size)]
+        checked = gatherResults(
+            [self._offload(self._check, share) for share in shares], consumeErrors=True
+        )
+        return checked.addCallback(lambda parts: [fault for part in parts for fault in part])
+
+    def lines(self, lines: Sequence[bytes]) -> Deferred[list[Event | str]]:
+        """The valid event on each line, or what is wrong with it.
+
+        Fails as :meth:`__call__` does.
+        """
+        return self._offload(self._decode, lines)
+
+    async def stop(self) -> None:
+        """Finish what was begun, and end threads and processes."""
+        await self._offload.stop()
+        while self._idle:
+            self._idle.pop().end()
+
+    # --- in threads -----------------------------------------------------------------------------
+
+    def _check(self, events: Sequence[Event]) -> Faults:
+        if len(events) < FEW:
+            return [check(event) for event in events]
+        return self._ask(lines_of(events))
+
+    def _decode(self, lines: Sequence[bytes]) -> list[Event | str]:
+        if not lines:
+            return []
+        faults = self._ask(b"\n".join(lines))
+        return [
+            decode(line) if fault is None else fault
+            for line, fault in zip(lines, faults, strict=True)
+        ]
+
+    def _ask(self, text: bytes) -> Faults:
+        """Have lines checked by a process; here, where none can be got to work."""
+        while self._reactor.seconds() >= self._paused_until:
+            process = self._take_idle()
+            try:
+                process = process or self._start()
+                faults = process.check(text)
+            except OSError as error:
+                self._give_up(process, error)
+            else:
+                self._idle.append(process)
+                return faults
+        return check_lines(text)
+
+    def _take_idle(self) -> CheckerProcess | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _give_up(self, process: CheckerProcess | None, error: OSError) -> None:
+        if process is not None:
+            process.end()
+        if process is not None and process.proven:
+            self._log.warn("a process that checks events is replaced: {error}", error=error)
+        else:
+            self._paused_until = self._reactor.seconds() + _PAUSE
+            self._log.error(
+                "processes to check events do not work, threads do it for {s:.0f} s: {error}",
+                s=_PAUSE,
+                error=error,
+            )

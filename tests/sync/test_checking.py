@@ -1,0 +1,166 @@
+"""Events checked in processes: the same verdicts, in order, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from negd.nostr.event import Event
+from negd.nostr.signing import Signer
+from negd.sync.checker import check_lines
+from negd.sync.checking import FEW, CheckerProcess, Checkers, check_here
+from negd.sync.offload import Stopped
+
+alice = Signer(b"\x01" * 32)
+GOOD = [alice.sign(created_at=1000 + n) for n in range(100)]
+FORGED = msgspec.structs.replace(GOOD[0], sig="0" * 128)
+CHANGED = msgspec.structs.replace(GOOD[0], content="other")
+MIXED = [*GOOD[:50], FORGED, *GOOD[50:], CHANGED]
+FAULTS = [
+    *[None] * 50,
+    "signature does not match",
+    *[None] * 50,
+    "id does not match the event",
+]
+
+
+class CheckTests(SynchronousTestCase):
+    def test_each_line_has_its_fault(self) -> None:
+        lines = [GOOD[0].encode(), FORGED.encode(), b"", CHANGED.encode(), b"[]"]
+        good, forged, empty, changed, array = check_lines(b"\n".join(lines))
+        self.assertEqual((good, forged, changed), (None, FAULTS[50], FAULTS[-1]))
+        for fault in (empty, array):
+            self.assertIn("not an event", str(fault))
+
+    def test_checking_at_once_says_the_same(self) -> None:
+        self.assertEqual(self.successResultOf(check_here(MIXED)), FAULTS)
+
+
+class ImportTests(SynchronousTestCase):
+    def test_a_process_is_small(self) -> None:
+        heavy = "{'twisted', 'numpy', 'lmdb', 'grpc', 'zope'} & {*sys.modules}"
+        code = f"import sys, negd.sync.checker; sys.exit(', '.join({heavy}) or None)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class HurriedReactor(Clock):
+    """A clock of the test's own, and the real reactor's thread."""
+
+    def callFromThread(self, call: Callable[..., object], *args: object) -> None:
+        real: Any = reactor
+        real.callFromThread(call, *args)
+
+
+class CheckersTests(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.started: list[CheckerProcess] = []
+
+    def checkers(self, count: int = 1, start: Callable[[], CheckerProcess] | None = None) -> Any:
+        checkers = Checkers(reactor, count, start or self.start)
+        self.addCleanup(lambda: Deferred.fromCoroutine(checkers.stop()))
+        return checkers
+
+    def start(self) -> CheckerProcess:
+        self.started.append(CheckerProcess())
+        return self.started[-1]
+
+    async def test_many_are_judged_in_order_by_several_processes(self) -> None:
+        self.assertEqual(await self.checkers(2)(MIXED), FAULTS)
+        self.assertEqual(len(self.started), 2)
+
+    async def test_none_are_judged(self) -> None:
+        self.assertEqual(await self.checkers()([]), [])
+        self.assertEqual(await self.checkers().lines([]), [])
+
+    async def test_few_wait_for_no_process(self) -> None:
+        checkers = self.checkers()
+        few = [*GOOD[: FEW - 2], FORGED]
+        self.assertEqual(await checkers(few), [*[None] * (FEW - 2), FAULTS[50]])
+        self.assertEqual(self.started, [])
+
+    async def test_lines_become_events_or_what_is_wrong_with_them(self) -> None:
+        lines = [b" " + GOOD[0].encode() + b"\r", FORGED.encode(), GOOD[1].encode()]
+        judged: list[Event | str] = await self.checkers().lines(lines)
+        self.assertEqual(judged, [GOOD[0], FAULTS[50], GOOD[1]])
+
+    async def test_a_process_killed_at_its_work_is_replaced_and_asked_again(self) -> None:
+        checkers = self.checkers()
+        await checkers(GOOD)
+        os.kill(self.started[0].pid, signal.SIGSTOP)
+        judged = checkers(MIXED)
+        os.kill(self.started[0].pid, signal.SIGKILL)
+        self.assertEqual(await judged, FAULTS)
+        self.assertEqual(len(self.started), 2)
+        self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(len(self.started), 2)
+
+    async def test_signals_to_the_whole_group_do_not_end_a_process(self) -> None:
+        checkers = self.checkers()
+        await checkers(GOOD)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(self.started[0].pid, number)
+        self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(len(self.started), 1)
+        self.assertNotEqual(os.getpgid(self.started[0].pid), os.getpgid(0))
+
+    async def test_where_processes_do_not_work_threads_do_it_for_a_while(self) -> None:
+        clock, tried = HurriedReactor(), 0
+
+        def fail() -> CheckerProcess:
+            nonlocal tried
+            tried += 1
+            raise OSError("no more processes")
+
+        checkers = Checkers(clock, 1, fail)
+        self.addCleanup(lambda: Deferred.fromCoroutine(checkers.stop()))
+        for _ in range(3):
+            self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(tried, 1)
+        clock.advance(60)
+        self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(tried, 2)
+
+    async def test_where_the_program_cannot_run_threads_do_it(self) -> None:
+        self.patch(sys, "executable", "/bin/false")
+        self.assertEqual(await self.checkers()(MIXED), FAULTS)
+        self.assertEqual(len(self.started), 1)
+
+    async def test_stopping_finishes_what_was_begun_and_leaves_no_process(self) -> None:
+        checkers = self.checkers(2)
+        judged = [checkers(MIXED) for _ in range(4)]
+        await checkers.stop()
+        for faults in judged:
+            self.assertEqual(self.successResultOf(faults), FAULTS)
+        for process in self.started:
+            with self.assertRaises(ProcessLookupError):
+                os.kill(process.pid, 0)
+        with self.assertRaises(Stopped):
+            await checkers.lines([GOOD[0].encode()])
+
+    def test_processes_end_with_the_one_that_started_them_however_it_ends(self) -> None:
+        code = (
+            "import time\nfrom negd.sync.checking import CheckerProcess\n"
+            "process = CheckerProcess()\nprocess.check(b'')\nprint(process.pid, flush=True)\n"
+            "time.sleep(60)"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            process = os.pidfd_open(int(parent.stdout.readline()))
+            parent.kill()
+        try:
+            self.assertTrue(select.select([process], [], [], 30)[0], "it still runs")
+        finally:
+            os.close(process)
