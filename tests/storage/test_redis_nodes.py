@@ -272,57 +272,6 @@ def test_lease_of_a_killed_node_is_taken_over(reactor: OwnReactor, server: Redis
 
 # --- crashes ------------------------------------------------------------------------------------
 
-_WRITING = """
-import sys
-from negd.storage import open_store
-from negd.testing.events import sample_events
-from negd.testing.ports import free_port
-from negd.testing.redis_server import OwnReactor
-from twisted.internet.defer import Deferred, gatherResults
-
-reactor = OwnReactor()
-store = reactor.wait(open_store(sys.argv[1], reactor)).events
-
-async def write(batch):
-    verdicts = await store.ingest(batch)
-    for event, verdict in zip(batch, verdicts):
-        sys.stdout.write(f"{event.id} {verdict.outcome.value}\\n")
-    sys.stdout.flush()
-
-events = list(sample_events(1500, int(sys.argv[2]), until=1_700_000_000))
-print("started", flush=True)
-reactor.wait(gatherResults(
-    [Deferred.fromCoroutine(write(events[n : n + 7])) for n in range(0, len(events), 7)]
-))
-"""
-
-
-@needs_server
-@pytest.mark.parametrize("server_dies", [False, True])
-def test_killed_node_leaves_nothing_half_done(
-    reactor: OwnReactor, server: RedisServer, server_dies: bool
-) -> None:
-    """Killed without warning, sooner and later, and the server at once with it or not."""
-    for seed in range(3):
-        events = {event.id: event for event in sample_events(1500, seed, until=NOW)}
-        with run_python(_WRITING, server.store, str(seed)) as writer:
-            assert writer.stdout is not None and writer.stdout.readline() == "started\n"
-            lines = [writer.stdout.readline() for _ in range(1 + 300 * seed)]
-            if server_dies:
-                server.kill()
-            writer.kill()
-            lines += writer.stdout.readlines()
-        if server_dies:
-            server.start()
-        acknowledged = [line.split() for line in lines if line.endswith("\n")]
-        stored = {event_id for event_id, outcome in acknowledged if outcome == "stored"}
-        assert stored
-        with opened(reactor, server) as node:
-            found = {event_id.hex() for event_id in node.ids()}
-            for event_id in stored - found:  # it may only have made room for another
-                assert node.ingest(events[event_id])[0] in (Outcome.DELETED, Outcome.SUPERSEDED)
-            node.assert_sound()
-
 
 @needs_server
 def test_server_that_comes_back(reactor: OwnReactor, server: RedisServer) -> None:
