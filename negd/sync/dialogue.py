@@ -121,11 +121,15 @@ class Mailbox:
 
 
 class OkMailbox(Mailbox):
-    """A mailbox that takes the ``OK`` answers to the events it was told of, each once."""
+    """A mailbox that takes the ``OK`` answers to the events it was told of, each once.
+
+    Whoever waits is woken a turn of the reactor later, for all answers that came with one read.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         super().__init__(clock)
         self._expected: set[str] = set()
+        self._is_waking = False
 
     def expect(self, event_id: str) -> None:
         """An event was sent, whose hex id this is."""
@@ -137,6 +141,17 @@ class OkMailbox(Mailbox):
         if event_id in self._expected:
             self._expected.discard(event_id)
             self.put(letter)
+
+    def _wake(self) -> None:
+        if self._failure is not None:
+            super()._wake()
+        elif not self._is_waking:
+            self._is_waking = True
+            self._clock.callLater(0, self._awake)
+
+    def _awake(self) -> None:
+        self._is_waking = False
+        super()._wake()
 
 
 @implementer(IPeerListener)

@@ -14,6 +14,9 @@ from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.refusals import asks_who_we_are
 
+_TOGETHER = 100
+"""OKs that are counted in one step of the progress."""
+
 
 class Upload:
     """Takes ids that the peer lacks until there are no more, and sends it their events.
@@ -92,27 +95,33 @@ class Upload:
         await self._peer.link.drained()
 
     async def _settle(self, box: OkMailbox) -> None:
-        """Account for the next OK."""
+        """Account for the next OKs, as many as have come together."""
         try:
-            letter = await box.next(self._settings.answer, "OK for an event")
+            first = await box.next(self._settings.answer, "OK for an event")
         except Silence:
             self._write_off()
         else:
-            if isinstance(letter, Ok):
-                self._heard = True
-                await self._account(bytes.fromhex(letter.event_id), letter)
+            self._heard = True
+            letters = [first, *box.ready(_TOGETHER)]
+            await self._account([letter for letter in letters if isinstance(letter, Ok)])
         await self._ledger.write()
 
-    async def _account(self, event_id: bytes, answer: Ok) -> None:
-        self._unanswered.discard(event_id)
-        if answer.accepted or answer.text.startswith("duplicate:"):
-            self._moved(sent=1)
-            self._ledger.settle(event_id)
-        elif event_id not in self._retried and await self._peer.admitted_after(answer.text):
-            self._retried.add(event_id)
-            self._haves.put_back([event_id])
-        else:
-            self._reject(event_id, answer.text)
+    async def _account(self, answers: list[Ok]) -> None:
+        refused: list[tuple[bytes, str]] = []
+        for answer in answers:
+            event_id = bytes.fromhex(answer.event_id)
+            self._unanswered.discard(event_id)
+            if answer.accepted or answer.text.startswith("duplicate:"):
+                self._ledger.settle(event_id)
+            else:
+                refused.append((event_id, answer.text))
+        self._moved(sent=len(answers) - len(refused))
+        for event_id, text in refused:
+            if event_id not in self._retried and await self._peer.admitted_after(text):
+                self._retried.add(event_id)
+                self._haves.put_back([event_id])
+            else:
+                self._reject(event_id, text)
 
     def _write_off(self) -> None:
         """Give up on what a peer, who answers otherwise, has left unanswered.
