@@ -323,6 +323,14 @@ class IPeerBook(Interface):
         :raises negd.errors.StorageError: it is not kept.
         """
 
+    async def update(url: str, state: PeerState) -> None:
+        """Replace the state of a peer that is listed; one that is not stays unlisted.
+
+        Another node on the same store may have removed it.
+
+        :raises negd.errors.StorageError: it is not kept.
+        """
+
     async def remove(url: str) -> None:
         """Forget a peer, its state and its ledger; an unknown one is no error."""
 
@@ -566,6 +574,7 @@ class PeerDescription:
     :ivar interval: seconds between syncs.
     :ivar tail: whether new events move as they come.
     :ivar linked: whether a link to it is kept open.
+    :ivar elsewhere: whether another node on the same store keeps equal with it.
     :ivar residues: how many differences its ledger explains, by reason.
     :ivar entries: some of them, of each reason those that are due first.
     :ivar proxy: the SOCKS5 proxy on the way to it, without a password; nothing for none.
@@ -588,6 +597,7 @@ class PeerDescription:
     compression: bool = False
     max_rate: int = 0
     max_events: int = 0
+    elsewhere: bool = False
 
 
 class IPeerSync(Interface):

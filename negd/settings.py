@@ -142,6 +142,8 @@ class SyncSettings(Section, frozen=True):
     :ivar private_targets: whether peers may be at loopback, private and similar addresses.
     :ivar ledger_retry: seconds until an explained difference is tried once more; doubled after
         each try in vain, up to 64 times that.
+    :ivar lease: of nodes on one store, the one that syncs a peer holds it for so many seconds,
+        and says three times within them that it still does.
     """
 
     interval: Seconds = 600.0
@@ -161,6 +163,7 @@ class SyncSettings(Section, frozen=True):
     max_peers: Count = 1000
     private_targets: bool = True
     ledger_retry: Seconds = 3600.0
+    lease: Seconds = 60.0
 
 
 class PeerSettings(Section, frozen=True):

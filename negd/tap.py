@@ -20,7 +20,7 @@ from twisted.web.server import Site
 from negd import __version__, config
 from negd.control.server import ControlService
 from negd.errors import ConfigError
-from negd.interfaces import IEventStore, IPeerSync
+from negd.interfaces import IEventStore, ILeases, IPeerSync
 from negd.keys import read_key
 from negd.peers.listing import listing_of
 from negd.peers.roster import Roster
@@ -172,7 +172,7 @@ class House:
         terms = {canonical(peer.url): terms_of(peer) for peer in settings.peer}
         dialer = Dialer(reactor, settings.sync, terms=terms)
         node = Node(storage.events, intake, dialer, settings.sync, reactor, answering, self._signer)
-        roster = Roster(node, storage.book, SystemRandom())
+        roster = Roster(node, storage.book, SystemRandom(), ILeases(storage, None))
         await self._open_endpoints(undoing, storage.events, intake, sessions, roster)
         control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
         control.startService()

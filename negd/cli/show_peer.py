@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 def _as_text(peer: PeerDescription, now: float) -> str:
     listed = "is listed" if peer.listed else "is not listed, only being synced"
     link = "a link to it is open" if peer.linked else "no link to it is kept open"
+    if peer.elsewhere:
+        link = "another node on this store syncs it"
     state, profile = peer.state, peer.state.profile
     about = fields(list(_terms(peer)), list(_state(state, now)), list(_profile(profile, now)))
     total = sum(peer.residues.values())
@@ -173,6 +175,7 @@ def _as_json(peer: PeerDescription) -> dict[str, object]:
         "max_rate": peer.max_rate,
         "max_events": peer.max_events,
         "linked": peer.linked,
+        "elsewhere": peer.elsewhere,
         "state": to_builtins(peer.state),
         "residues": {residue.value: number for residue, number in peer.residues.items()},
         "entries": [

@@ -33,6 +33,7 @@ class Peer:
     """A peer that is listed, or only visited for one sync.
 
     :param line: bounds how many syncs of all peers run at once.
+    :ivar ours: whether this node, of those on one store, keeps equal with it and writes its state.
     :ivar contact: the link that is kept open; None while there is none.
     :ivar running: the sync under way.
     """
@@ -50,6 +51,7 @@ class Peer:
         self.listing = listing
         self.state = state
         self.listed = listed
+        self.ours = True
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
         self._node = node
@@ -198,9 +200,9 @@ class Peer:
     async def _keep(self, state: PeerState) -> None:
         """Take over a state and write it down; a storage that cannot is only logged here."""
         self.state = state
-        if self.listed:
+        if self.listed and self.ours:
             try:
-                await self._book.put(self.url, state)
+                await self._book.update(self.url, state)
             except StorageError as error:
                 log.error("state of {url}: {text}", url=self.url, text=error.text)
 

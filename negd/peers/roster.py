@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from random import Random
 
-from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    DeferredSemaphore,
+    gatherResults,
+)
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from negd.errors import LimitReached, PeerError, Unknown
+from negd.errors import LimitReached, PeerError, StorageError, Unknown
 from negd.interfaces import (
+    ILeases,
     IPeerBook,
     IPeerSync,
     LedgerEntry,
@@ -21,6 +29,7 @@ from negd.interfaces import (
 )
 from negd.nostr.filter import Filter
 from negd.peers.attendance import Attendance
+from negd.peers.leases import Tenancy
 from negd.peers.listing import Listing
 from negd.peers.peer import Peer
 from negd.peers.urls import canonical, target
@@ -35,9 +44,16 @@ class Roster:
 
     At most one sync runs with a peer, at most ``settings.concurrent`` in all; the others wait
     in line.  A failed sync is tried again after a growing wait that survives a restart.
+
+    Where nodes share a store, each peer is one node's to keep equal with and to write the state
+    of; the others learn from the book how it stands, and which peers there are.
+
+    :param leases: which node that is; None for a store that nodes do not share.
     """
 
-    def __init__(self, node: Node, book: IPeerBook, random: Random) -> None:
+    def __init__(
+        self, node: Node, book: IPeerBook, random: Random, leases: ILeases | None = None
+    ) -> None:
         self._node = node
         self._book = book
         self._random = random
@@ -45,7 +61,13 @@ class Roster:
         self._attendances: dict[str, Attendance] = {}
         self._line = DeferredSemaphore(node.settings.concurrent)
         self._dialing = DeferredSemaphore(node.settings.concurrent)
+        self._changing = DeferredLock()
         self._active = False
+        self._tenancy: Tenancy | None = None
+        if leases is not None:
+            self._tenancy = Tenancy(leases, node.settings.lease, node.clock, self._let_go)
+        self._rounds = LoopingCall(self._round)
+        self._rounds.clock = node.clock
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -61,25 +83,37 @@ class Roster:
                 self._peers[listing.url].listing = listing
             else:
                 await self._enlist(listing)
+        if self._tenancy is not None:
+            self._rounds.start(self._node.settings.lease / 3, now=False)
         self.resume_background()
 
     async def stop(self) -> None:
         """Cancel every sync, close every link, and return when all have ended."""
         self._active = False
-        for peer in list(self._peers.values()):
-            await self._dismiss(peer)
+        if self._rounds.running:
+            self._rounds.stop()
+        async with self._changing:
+            for peer in list(self._peers.values()):
+                await self._dismiss(peer)
+            if self._tenancy is not None:
+                await self._tenancy.give_all_back()
 
     def resume_background(self) -> None:
         """See :meth:`IPeerSync.resume_background`."""
         self._active = True
-        for attendance in self._attendances.values():
-            attendance.start()
+        if self._tenancy is not None:
+            Deferred.fromCoroutine(self._round())
+        else:
+            for attendance in self._attendances.values():
+                attendance.start()
 
     def pause_background(self) -> None:
         """See :meth:`IPeerSync.pause_background`."""
         self._active = False
         for attendance in self._attendances.values():
             attendance.end()
+        if self._tenancy is not None:
+            Deferred.fromCoroutine(self._round())
 
     def active(self) -> bool:
         """See :meth:`IPeerSync.active`."""
@@ -90,15 +124,18 @@ class Roster:
     async def add(self, url: str) -> None:
         """See :meth:`IPeerSync.add`."""
         listing = Listing(self._target(url))
-        held = self._peers.get(listing.url)
-        if held is None:
-            held = await self._enlist(listing)
-        elif not held.listed:
-            await self._book.put(listing.url, held.state)
-            held.listed = True
-            self._attend(held)
-        if self._active:
-            self._attendances[listing.url].start()
+        async with self._changing:
+            held = self._peers.get(listing.url)
+            if held is None:
+                held = await self._enlist(listing)
+            elif not held.listed:
+                await self._book.put(listing.url, held.state)
+                held.listed = True
+                self._attend(held)
+            if self._tenancy is not None:
+                await self._share()
+            elif self._active:
+                self._attendances[listing.url].start()
 
     async def _enlist(self, listing: Listing) -> Peer:
         if len(self._attendances) >= self._node.settings.max_peers:
@@ -112,7 +149,9 @@ class Roster:
         return peer
 
     def _peer(self, listing: Listing, state: PeerState, listed: bool) -> Peer:
-        return Peer(listing, state, listed, self._node, self._book, self._line, self._random)
+        peer = Peer(listing, state, listed, self._node, self._book, self._line, self._random)
+        peer.ours = self._tenancy is None
+        return peer
 
     def _attend(self, peer: Peer) -> None:
         self._attendances[peer.url] = Attendance(peer, self._node, self._dialing, self._random)
@@ -120,11 +159,18 @@ class Roster:
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerSync.remove`."""
         url = canonical(url)
+        async with self._changing:
+            await self._forget(url)
+            await self._book.remove(url)
+
+    async def _forget(self, url: str) -> None:
+        """Have a peer no longer, whatever the book says."""
         peer = self._peers.pop(url, None)
         if peer is not None:
             peer.listed = False
             await self._dismiss(peer)
-        await self._book.remove(url)
+        if self._tenancy is not None:
+            await self._tenancy.give_back(url)
 
     async def _dismiss(self, peer: Peer) -> None:
         """End all that runs with a peer."""
@@ -169,6 +215,7 @@ class Roster:
             max_rate=listing.budget.rate,
             max_events=listing.budget.events,
             linked=peer.contact is not None,
+            elsewhere=self._active and peer.listed and not peer.ours,
             state=peer.state,
             residues=residues,
             entries=some,
@@ -199,6 +246,64 @@ class Roster:
         :raises ConfigError: not a relay's URL, or one that is forbidden.
         """
         return target(url, self._node.settings.private_targets)
+
+    # --- beside other nodes ---------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        """Learn what other nodes did, and keep equal with the peers that none of them has."""
+        async with self._changing:
+            try:
+                if self._rounds.running:
+                    await self._reread()
+                    await self._share()
+            except StorageError as error:
+                log.warn("peers of all nodes: {text}", text=error.text)
+            except Exception:
+                log.failure("peers of all nodes")
+
+    async def _reread(self) -> None:
+        """Take over the list, and the states that other nodes write."""
+        states = await self._book.peers()
+        for url in self.peers():
+            if url not in states:
+                await self._forget(url)
+        for url, state in states.items():
+            peer = self._peers.get(url)
+            if peer is None:
+                self._admit(Listing(url), state)
+            elif not peer.listed:
+                peer.listed = True
+                self._attend(peer)
+            elif not peer.ours and peer.running is None:
+                peer.state = state
+
+    async def _share(self) -> None:
+        """Ask for the lease of every peer, and attend to those whose lease we get."""
+        assert self._tenancy is not None
+        tenancy = self._tenancy
+        listed = [peer for peer in self._peers.values() if peer.listed]
+        wanted = [peer for peer in listed if self._active or (peer.ours and peer.running)]
+        for peer in listed:
+            if peer not in wanted:
+                peer.ours = False
+                await tenancy.give_back(peer.url)
+        await gatherResults([Deferred.fromCoroutine(tenancy.ask(peer.url)) for peer in wanted])
+        taken = [peer for peer in wanted if not peer.ours and tenancy.holds(peer.url)]
+        states = await self._book.peers() if taken else {}
+        for peer in taken:
+            peer.ours = True
+            peer.state = states.get(peer.url, peer.state)
+        for peer in wanted:
+            if self._active and peer.ours:
+                self._attendances[peer.url].start()
+
+    def _let_go(self, url: str) -> None:
+        """End what runs with a peer by itself: another node may have it now."""
+        peer = self._peers.get(url)
+        if peer is not None:
+            peer.ours = False
+            stopped = Deferred.fromCoroutine(self._attendances[url].stop())
+            stopped.addErrback(lambda failure: log.failure("{url}", failure, url=url))
 
     # --- on demand ------------------------------------------------------------------------------
 

@@ -257,6 +257,11 @@ class MemoryBook:
         """See :meth:`IPeerBook.put`."""
         self._states[url] = state
 
+    async def update(self, url: str, state: PeerState) -> None:
+        """See :meth:`IPeerBook.update`."""
+        if url in self._states:
+            self._states[url] = state
+
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerBook.remove`."""
         self._states.pop(url, None)

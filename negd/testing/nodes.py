@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from negd.interfaces import SyncProgress
+from negd.interfaces import ILeases, SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.peers.roster import Roster
@@ -35,6 +35,7 @@ class MemoryNode:
         settings: SyncSettings | None = None,
         sessions: SessionSettings | None = None,
         storage: MemoryStorage | None = None,
+        leases: ILeases | None = None,
     ) -> None:
         self.url = url
         self.clock = clock
@@ -50,7 +51,7 @@ class MemoryNode:
             clock,
             inline,
         )
-        self.roster = Roster(self.parts, self.storage.book, Random(url))
+        self.roster = Roster(self.parts, self.storage.book, Random(url), leases)
 
     def serve(self) -> ConversationPeer:
         """A new link's far end."""

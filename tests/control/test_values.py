@@ -54,6 +54,7 @@ PEER = PeerDescription(
     interval=0.5,
     tail=True,
     linked=True,
+    elsewhere=True,
     state=STATE,
     residues=dict.fromkeys(Residue, 2**40),
     entries=ENTRIES,

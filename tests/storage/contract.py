@@ -734,6 +734,12 @@ class StorageContract(AnswersContract):
             "wss://b.example/" + "x" * 900: PeerState(last_sync=3),
         }
 
+    def test_state_is_updated_only_of_a_listed_peer(self, stand: Stand) -> None:
+        stand.wait(stand.book.put("wss://a.example", PeerState()))
+        for url in ("wss://a.example", "wss://b.example"):
+            stand.wait(stand.book.update(url, PeerState(last_sync=3)))
+        assert stand.wait(stand.book.peers()) == {"wss://a.example": PeerState(last_sync=3)}
+
     def test_removed_peer_is_forgotten_with_its_ledger(self, stand: Stand) -> None:
         entry = LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0)
         for url in ("wss://a.example", "wss://b.example"):

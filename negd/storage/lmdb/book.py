@@ -71,6 +71,16 @@ class LmdbBook:
 
         await self._write(work)
 
+    async def update(self, url: str, state: PeerState) -> None:
+        """See :meth:`IPeerBook.update`."""
+
+        def work(txn: Transaction, _: Changes) -> None:
+            key, peers = _url_key(url), self._databases.peers
+            if txn.get(key, db=peers) is not None:
+                txn.put(key, _encode(_Peer(url, state)), db=peers)
+
+        await self._write(work)
+
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerBook.remove`."""
 

@@ -60,6 +60,10 @@ class FolderBook:
         """See :meth:`IPeerBook.put`."""
         await (await self._book()).put(url, state)
 
+    async def update(self, url: str, state: PeerState) -> None:
+        """See :meth:`IPeerBook.update`."""
+        await (await self._book()).update(url, state)
+
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerBook.remove`."""
         await (await self._book()).remove(url)

@@ -41,6 +41,10 @@ class RedisBook:
         """See :meth:`IPeerBook.put`."""
         await self._write("put_peer", url, _encode(state))
 
+    async def update(self, url: str, state: PeerState) -> None:
+        """See :meth:`IPeerBook.update`."""
+        await self._write("update_peer", url, _encode(state))
+
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerBook.remove`."""
         await self._write("remove_peer", url, *_RESIDUES)

@@ -501,6 +501,12 @@ function commands.put_peer(argv)
   return {}
 end
 
+-- [URL, state] -> nothing
+function commands.update_peer(argv)
+  if call('HEXISTS', prefix .. 'peers', argv[1]) == 1 then return commands.put_peer(argv) end
+  return {}
+end
+
 -- [] -> URL and state of each
 function commands.peers()
   return call('HGETALL', prefix .. 'peers')
