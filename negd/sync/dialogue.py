@@ -26,7 +26,7 @@ from negd.nostr.messages import (
     RelayMessage,
     Unrecognised,
 )
-from negd.sync.refusals import concerns_negotiation
+from negd.sync.refusals import asks_for_patience, concerns_negotiation
 
 _MOST_UNREAD = 20_000
 """Messages a peer may pile up in one mailbox before it counts as flooding."""
@@ -109,6 +109,11 @@ class Mailbox:
     def ready(self, most: int) -> list[Letter]:
         """Up to ``most`` messages of those that came already."""
         return [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no message has come yet."""
+        return not self._collected and not self._letters
 
     @property
     def unread(self) -> int:
@@ -224,8 +229,7 @@ class Dialogue:
     def received(self, message: RelayMessage) -> None:
         """See :meth:`IPeerListener.received`."""
         if isinstance(message, Notice):
-            if self._negotiation is not None and concerns_negotiation(message):
-                self._negotiation.put(message)
+            self._hear(message)
         elif isinstance(message, Ok):
             for ok_box in self._ok_boxes:
                 ok_box.offer(message)
@@ -236,6 +240,17 @@ class Dialogue:
                 self._negotiation.put(message)
         elif not isinstance(message, Unrecognised):
             self._deliver(message)
+
+    def _hear(self, notice: Notice) -> None:
+        """A notice names nobody: guess from its words whom it answers."""
+        if self._negotiation is not None and concerns_negotiation(notice):
+            self._negotiation.put(notice)
+        elif asks_for_patience(notice.text):
+            # It is the last REQ that was one too many.
+            for box in reversed(self._boxes.values()):
+                if box.is_untouched and box is not self._negotiation:
+                    box.put(notice)
+                    return
 
     def _deliver(self, message: Delivered | Eose | Closed | NegMsg | NegErr) -> None:
         """To whom it is addressed; what was on its way when they left is dropped."""

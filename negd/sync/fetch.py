@@ -14,7 +14,7 @@ from negd.sync.contact import Contact
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_who_we_are
+from negd.sync.refusals import asks_for_patience, asks_who_we_are
 from negd.sync.request import Requests
 from negd.sync.together import together
 
@@ -23,8 +23,12 @@ _MOST_TRIES = 3
 
 _SMALLEST_CAP = 20
 
+_PATIENT_TRIES = 6
+"""As many where it is asked for too much at a time; the last pause is of half a minute then."""
+
 _PAUSE = 1.0
-"""Seconds to let a peer be that refused a REQ: it may have too many of them open."""
+"""Seconds to let a peer be that refused a REQ: it may have too many of them open. Doubled after
+each further refusal of an id."""
 
 
 class Fetch:
@@ -125,9 +129,10 @@ class Fetch:
         if refusal is not None:
             await self._peer.admitted_after(refusal)
         again = []
+        most = _PATIENT_TRIES if asks_for_patience(refusal or "") else _MOST_TRIES
         for event_id in ids:
             self._tries[event_id] += 1
-            if refusal is not None and self._tries[event_id] < _MOST_TRIES:
+            if refusal is not None and self._tries[event_id] < most:
                 again.append(event_id)
             else:
                 del self._tries[event_id]
@@ -136,6 +141,6 @@ class Fetch:
                 residue = Residue.AUTH_GATED if gated else Residue.UNFETCHABLE
                 self._ledger.note(event_id, residue, refusal or "not returned")
         if again:
-            await deferLater(self._clock, _PAUSE)
+            await deferLater(self._clock, _PAUSE * 2 ** (self._tries[again[0]] - 1))
             self._needs.put_back(again)
         await self._ledger.write()

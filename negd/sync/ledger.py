@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from negd.interfaces import IPeerBook, LedgerEntry, Residue
+from negd.sync.refusals import asks_for_patience
 
 _WRITE_AT = 1000
 _MOST_DOUBLINGS = 6
 _MOST_REASONS = 20
+_PATIENCE = 60.0
+"""Seconds after which what came too fast for a peer is tried again."""
 _LONGEST = 200
 """Characters kept of what was said."""
 
@@ -58,7 +61,8 @@ class Ledger:
             return
         earlier = self._retried.pop(event_id, None)
         tries = 1 if earlier is None else earlier.tries + 1
-        wait = self._retry * 2 ** min(tries - 1, _MOST_DOUBLINGS)
+        first = min(self._retry, _PATIENCE) if asks_for_patience(text) else self._retry
+        wait = first * 2 ** min(tries - 1, _MOST_DOUBLINGS)
         self._entries[event_id] = LedgerEntry(residue, text, tries, self._clock.seconds() + wait)
 
     def settle(self, event_id: bytes) -> None:

@@ -64,6 +64,12 @@ _UNABLE = re.compile(
     re.IGNORECASE,
 )
 
+_PATIENCE = re.compile(
+    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|too many (concurrent |open |"
+    r"active )?(req\b|reqs\b|requests|subscriptions|subs\b|messages)|max\w* subscriptions",
+    re.IGNORECASE,
+)
+
 # A notice about something else is none of a negotiation's business.
 _ABOUT_US = re.compile(
     rf"neg(entropy|-|\b)|nip-?77|{_UNABLE.pattern}|{_FRAME.pattern}", re.IGNORECASE
@@ -73,6 +79,11 @@ _ABOUT_US = re.compile(
 def asks_who_we_are(text: str) -> bool:
     """Whether a refusal may end once we have authenticated."""
     return _AUTH.match(text) is not None
+
+
+def asks_for_patience(text: str) -> bool:
+    """Whether a refusal is for the rate or the number of what was asked, not for what it was."""
+    return _PATIENCE.search(text) is not None
 
 
 def concerns_negotiation(notice: Notice) -> bool:

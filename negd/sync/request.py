@@ -10,13 +10,13 @@ from negd.errors import PeerError
 from negd.interfaces import Fault
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
-from negd.nostr.messages import Closed, encode_close, encode_request
+from negd.nostr.messages import Closed, Notice, encode_close, encode_request
 from negd.sync.contact import Contact
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """:ivar events: by id, as they came. :ivar refusal: the peer's words where it sent CLOSED."""
+    """:ivar events: by id, as they came. :ivar refusal: the peer's words where it refused."""
 
     events: dict[bytes, Event]
     refusal: str | None
@@ -66,4 +66,6 @@ class Requests:
             finally:
                 if not is_closed:
                     self._peer.link.send(encode_close(name))
-        return Answer(events, (letter.text or "CLOSED") if isinstance(letter, Closed) else None)
+        if isinstance(letter, Closed | Notice):
+            return Answer(events, letter.text or "CLOSED")
+        return Answer(events, None)

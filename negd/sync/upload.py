@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import inf
+
+from twisted.internet.task import deferLater
 
 from negd.interfaces import Residue
 from negd.nostr.messages import Ok, encode_publish
@@ -12,17 +15,26 @@ from negd.sync.dialogue import OkMailbox, Silence
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_who_we_are
+from negd.sync.refusals import asks_for_patience, asks_who_we_are
 
 _TOGETHER = 100
 """OKs that are counted in one step of the progress."""
+
+
+_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+"""Seconds to send nothing to a peer that asks for patience."""
+
+_MOST_PUT_OFF = 5
+"""Tries of an event for which a peer asks for patience."""
 
 
 class Upload:
     """Takes ids that the peer lacks until there are no more, and sends it their events.
 
     At most ``upload_window`` events are unanswered at a time: a relay that drops what it cannot
-    queue would otherwise lose some in silence.
+    queue would otherwise lose some in silence.  One that asks for patience is given some, and has
+    fewer events unanswered.
 
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
     """
@@ -40,11 +52,15 @@ class Upload:
         self._store = node.store
         self._ledger = ledger
         self._settings = node.settings
+        self._clock = node.clock
         self._longest = node.longest or inf
         self._moved = moved
         self._ready: list[tuple[bytes, bytes]] = []
         self._unanswered: set[bytes] = set()
+        self._window = node.settings.upload_window
         self._retried: set[bytes] = set()
+        self._put_off: Counter[bytes] = Counter()
+        self._pauses = 0
         self._heard = False
 
     async def run(self) -> None:
@@ -62,7 +78,7 @@ class Upload:
     async def _load(self) -> bool:
         """Have events ready to send, waiting for ids only when no OK is due; false at the end."""
         while not self._ready:
-            most = self._settings.upload_window
+            most = self._window
             ids = self._haves.take_ready(most)
             if not ids and self._unanswered:
                 return True
@@ -86,7 +102,7 @@ class Upload:
                 self._ready.append((event_id, message))
 
     async def _send(self, box: OkMailbox) -> None:
-        room = self._settings.upload_window - len(self._unanswered)
+        room = max(0, self._window - len(self._unanswered))
         sending, self._ready = self._ready[:room], self._ready[room:]
         for event_id, message in sending:
             self._unanswered.add(event_id)
@@ -113,15 +129,31 @@ class Upload:
             self._unanswered.discard(event_id)
             if answer.accepted or answer.text.startswith("duplicate:"):
                 self._ledger.settle(event_id)
+                self._put_off.pop(event_id, None)
             else:
                 refused.append((event_id, answer.text))
-        self._moved(sent=len(answers) - len(refused))
+        if len(refused) < len(answers):
+            self._moved(sent=len(answers) - len(refused))
+            self._pauses = 0
+            self._window = min(self._window + 1, self._settings.upload_window)
         for event_id, text in refused:
             if event_id not in self._retried and await self._peer.admitted_after(text):
                 self._retried.add(event_id)
                 self._haves.put_back([event_id])
+            elif asks_for_patience(text) and self._put_off[event_id] < _MOST_PUT_OFF:
+                self._put_off[event_id] += 1
+                self._haves.put_back([event_id])
             else:
+                del self._put_off[event_id]
                 self._reject(event_id, text)
+        if any(asks_for_patience(text) for _, text in refused):
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Let the peer be for a while, longer each time in vain, and send less at a time then."""
+        self._window = max(1, self._window // 2)
+        await deferLater(self._clock, min(_LONGEST_PAUSE, _PAUSE * 2**self._pauses))
+        self._pauses += 1
 
     def _write_off(self) -> None:
         """Give up on what a peer, who answers otherwise, has left unanswered.

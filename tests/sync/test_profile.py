@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -300,3 +301,44 @@ def test_what_a_peer_keeps_from_strangers_is_explained_so() -> None:
         assert drive(world.clock, book.residues(THEIRS)) == {Residue.AUTH_GATED: 9}
         said = {"auth-required: who are you?": 5, "restricted: members only": 4}
         assert run.progress.reasons == ({} if explained else said)
+
+
+def test_a_peer_that_asks_for_patience_is_given_it_and_gets_everything() -> None:
+    world = World()
+    world.ours.hold(events[:200])
+    minutes: Counter[int] = Counter()
+    refused = 0
+
+    def slow(message: list) -> list | None:  # type: ignore[type-arg]
+        nonlocal refused
+        minute = int(world.clock.seconds() // 60)
+        if message[0] == "EVENT" and minutes[minute] >= 40:
+            refused += 1
+            return ["OK", message[1]["id"], False, "rate-limited: slow down"]
+        if message[0] == "EVENT":
+            minutes[minute] += 1
+        return None
+
+    sync_for(world, Bent(world, slow), PeerProfile(), 600)
+    assert world.theirs.held() == world.ours.held()
+    assert refused < 200  # of which the first window has 64
+
+
+def test_a_notice_that_there_are_too_many_requests_is_heeded() -> None:
+    world = World(SyncSettings(fetch_batch=10, fetch_in_flight=8))
+    world.theirs.hold(events)
+    opened: set[str] = set()
+
+    def few(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "CLOSE":
+            opened.discard(message[1])
+        elif message[0] == "REQ" and len(opened) >= 2:
+            return ["NOTICE", "ERROR: too many concurrent REQs"]
+        elif message[0] == "REQ":
+            opened.add(message[1])
+        return None
+
+    learned = sync_for(world, Bent(world, few), PeerProfile(), 40)
+    assert world.ours.held() == ids
+    assert learned.requests_in_flight is not None
+    assert learned.requests_in_flight <= 4
