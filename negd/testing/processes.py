@@ -76,6 +76,13 @@ class DaemonProcess:
         :raises RuntimeError: it ended or was not ready in time; with what it wrote.
         """
         self.spawn()
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Return when one that was spawned is ready.
+
+        :raises RuntimeError: as :meth:`start`.
+        """
         deadline = time.monotonic() + START_WITHIN
         while not self.is_ready():
             if not self.is_running() or time.monotonic() > deadline:
