@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from negd.cli.importing import Report, import_events
     from negd.cli.stores import run_on_store
 
+    if args.store == "memory:":
+        print("negctl: store memory: keeps nothing; the events are only checked", file=sys.stderr)
     name = "standard input" if args.file == "-" else args.file
     with _source(args.file) as file, _rejects(args.rejects) as rejects:
 

@@ -104,6 +104,30 @@ class ImportTests(TestCase):
         self.assertEqual(self.shown.said[-1], "negctl: further bad lines are only counted")
         self.assertEqual(len(self.rejects.getvalue().splitlines()), NAMED + 5)
 
+    async def test_bad_lines_are_told_in_the_order_of_the_file(self) -> None:
+        self.patch(lines, "_PIECE", 2000)
+        self.patch(lines, "MAX_LINE", 1000)
+        event = alice.sign(created_at=1000)
+        forged = event.encode().replace(event.sig.encode(), b"0" * 128)
+        changed = event.encode().replace(b"1000", b"1001")
+        faults = {
+            b"x" * 900: "not an event: JSON is malformed: invalid character (byte 0)",
+            forged: "signature does not match",
+            b"[" * 1001: "line is too long",
+            changed: "id does not match the event",
+        }
+        given = [event.encode(), *faults] * 20
+        await self.load(*given)
+        self.assertEqual(
+            self.rejects.getvalue().splitlines(),
+            [
+                f"line {number}: {faults[line]}"
+                for number, line in enumerate(given, 1)
+                if line in faults
+            ],
+        )
+        self.assertEqual(self.counts(), {"stored": 1, "duplicate": 19, "invalid": 80})
+
     async def test_a_line_that_is_too_long_is_a_bad_line(self) -> None:
         self.patch(lines, "MAX_LINE", 1000)
         await self.load(b"[" * 1001, alice.sign(created_at=1000))
