@@ -9,25 +9,20 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
-from zope.interface import implementer
 
-from negd.interfaces import IPeerListener, IStorage, Outcome
+from negd.interfaces import IStorage, Outcome
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING
 from negd.nostr.kinds import is_ephemeral
-from negd.nostr.messages import Ok, RelayMessage, encode_publish
-from negd.settings import SyncSettings
 from negd.storage import open_store
 from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
 from negd.testing.redis_server import OwnReactor, RedisServer
-from negd.testing.relays import until
-from negd.websocket.client import Dialer
+from tests.storage.clients import connected
 from tests.storage.redis_nodes import needs_server
 
 ROOT = Path(__file__).parents[2]
@@ -169,28 +164,6 @@ def test_killed_servers_lose_nothing_they_acknowledged(
 # --- the whole daemon ---------------------------------------------------------------------------
 
 
-@implementer(IPeerListener)
-class Client:
-    """Sends events to a relay and notes what it accepts."""
-
-    def __init__(self) -> None:
-        self.accepted: set[str] = set()
-
-    def received(self, message: RelayMessage) -> None:
-        assert isinstance(message, Ok)
-        if message.accepted:
-            self.accepted.add(message.event_id)
-
-    def unreadable(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def lost(self, reason: str) -> None:
-        """Killed."""
-
-    def has(self, accepted: int) -> bool:
-        return len(self.accepted) >= accepted
-
-
 def kill_daemons(store: str, folder: Path, reactor: OwnReactor, seed: int, rounds: int) -> None:
     """Have daemons killed while a client sends to them, and look at the store after each."""
     random = Random(seed)
@@ -198,15 +171,12 @@ def kill_daemons(store: str, folder: Path, reactor: OwnReactor, seed: int, round
     lasting = {event.id for event in events if not is_ephemeral(event.kind)}
     acknowledged = Acknowledged(events)
     for number in range(rounds):
-        client = Client()
         daemon = DaemonProcess(folder, store=store)
         daemon.start()
-        link = reactor.wait(Dialer(reactor, SyncSettings()).dial(daemon.url, client))
-        for event in events[500 * number : 500 * (number + 1)]:
-            link.send(encode_publish(event.encode()))
-        wanted = random.randrange(1, 400)
-        reactor.wait(until(reactor, partial(client.has, wanted), 30.0))
-        daemon.kill()
+        with connected(reactor, daemon.url) as client:
+            client.send(events[500 * number : 500 * (number + 1)])
+            client.until_answered(random.randrange(1, 400))
+            daemon.kill()
         acknowledged.ids |= client.accepted & lasting
         with opened(store, reactor) as storage:
             acknowledged.assert_kept(storage, reactor, f"seed {seed}, round {number}")

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import Condition
 from typing import TypeAlias
 
@@ -203,8 +204,17 @@ class Environment:
         return self._env.begin(write=True)
 
     def grow(self) -> None:
-        """Double the map, once all read transactions have ended; new ones wait."""
-        self._resize(2 * self._env.info()["map_size"])
+        """Double the map, once all read transactions have ended; new ones wait.
+
+        :raises lmdb.Error: the process may not have so much address space; all is as it was.
+        """
+        size = 2 * self._env.info()["map_size"]
+        try:
+            # LMDB gives the map up before it asks for a larger one, and is lost without.
+            mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ).close()
+        except OSError as error:
+            raise lmdb.Error(f"the map is full and cannot grow: {error.strerror}") from None
+        self._resize(size)
 
     def _resize(self, size: int) -> None:
         with self._turn:
