@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from negd.interfaces import Fault, IIntake, Outcome, Residue
 from negd.nostr.event import Event
@@ -11,21 +11,29 @@ from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
+_OUTDATED = {Outcome.SUPERSEDED, Outcome.DELETED}
 
 
 class Arrivals:
     """Hands one peer's events to the intake, and writes down what becomes of each.
 
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    :param outdated: told of the events that were superseded or deleted.
     """
 
     def __init__(
-        self, peer: Contact, intake: IIntake, ledger: Ledger, moved: Callable[..., None]
+        self,
+        peer: Contact,
+        intake: IIntake,
+        ledger: Ledger,
+        moved: Callable[..., None],
+        outdated: Callable[[list[tuple[Event, Outcome]]], Awaitable[None]] | None = None,
     ) -> None:
         self._peer = peer
         self._intake = intake
         self._ledger = ledger
         self._moved = moved
+        self._outdated = outdated
 
     async def take(self, events: Mapping[bytes, Event]) -> None:
         """Store events, by id; returns when they are.
@@ -49,4 +57,12 @@ class Arrivals:
         already = outcomes[Outcome.DUPLICATE]
         stored = outcomes[Outcome.STORED] + already
         self._moved(fetched=stored, already=already, refused=len(verdicts) - stored)
+        if self._outdated is not None and outcomes.keys() & _OUTDATED:
+            await self._outdated(
+                [
+                    (event, verdict.outcome)
+                    for event, verdict in zip(events.values(), verdicts, strict=True)
+                    if verdict.outcome in _OUTDATED
+                ]
+            )
         await self._ledger.write()

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from negd.errors import PeerError
-from negd.interfaces import Direction, Fault, IPeerBook, PeerProfile, SyncProgress
+from negd.interfaces import Direction, Fault, IPeerBook, Outcome, PeerProfile, SyncProgress
+from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
@@ -20,6 +21,7 @@ from negd.sync.negotiation import HeldUp, Negotiation
 from negd.sync.node import Node
 from negd.sync.paging import Paging
 from negd.sync.refusals import NoReconciliation
+from negd.sync.rejoinders import rejoinders
 from negd.sync.together import together
 from negd.sync.upload import Upload
 
@@ -103,13 +105,9 @@ class SyncRun:
 
     async def _sync(self, peer: Contact) -> None:
         records = await self._node.store.snapshot(self._wanted)
-        arrivals = Arrivals(peer, self._node.intake, self._ledger, self._moved)
+        arrivals = self._arrivals(peer, self._moved)
         try:
-            await together(
-                self._compare(peer, records),
-                self._fetch(peer, arrivals),
-                self._upload(peer).run(),
-            )
+            await together(self._gather(peer, records, arrivals), self._upload(peer).run())
         finally:
             self._learn(faults=_sum(self.profile.faults, peer.dialogue.faults))
             peer.dialogue.faults.clear()
@@ -124,13 +122,27 @@ class SyncRun:
         self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
         return TurnOver()
 
+    def _arrivals(self, peer: Contact, moved: Callable[..., None]) -> Arrivals:
+        is_partial = not self._wanted.is_everything
+        outdated = self._tell_newer if is_partial else None
+        return Arrivals(peer, self._node.intake, self._ledger, moved, outdated)
+
+    async def _tell_newer(self, refused: list[tuple[Event, Outcome]]) -> None:
+        """Have the newer version, or the deletion, of a peer's events sent to it."""
+        found = await rejoinders(self._node.store, refused)
+        self._moved(have=self._haves.add(found))
+
+    async def _gather(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
+        """Find the differences and fetch; what comes may call for more to be sent."""
+        await together(self._compare(peer, records), self._fetch(peer, arrivals))
+        self._haves.finish()
+
     async def _compare(self, peer: Contact, records: RecordSet) -> None:
         """Put differences in line, all or as many as may move."""
         try:
             await self._find(peer, records)
         except BudgetSpent:
             self._is_cut_short = True
-        self._haves.finish()
         self._needs.finish()
 
     def _left(self, arriving: int = 0) -> int:
@@ -190,7 +202,7 @@ class SyncRun:
 
     async def _page(self, peer: Contact, records: RecordSet) -> None:
         node = self._node
-        arrivals = Arrivals(peer, node.intake, self._ledger, self._moved_by_page)
+        arrivals = self._arrivals(peer, self._moved_by_page)
         taking = None if self._direction is Direction.UP else arrivals
         paging = Paging(peer, taking, self._ledger, node.settings.answer, self._paged)
         await paging.run(self._wanted, records)

@@ -649,3 +649,28 @@ def test_a_reconciliation_held_up_for_long_begins_anew(monkeypatch: pytest.Monke
     assert world.ours.held() == set(ids)
     assert labels(world).count("NEG-OPEN") == labels(world).count("NEG-CLOSE") > 1
     assert (sync.progress.need, sync.progress.fetched, sync.progress.already) == (600, 600, 0)
+
+
+@pytest.mark.parametrize("nip77", [True, False])
+def test_what_makes_a_peers_event_out_of_date_is_sent_whatever_the_filter(nip77: bool) -> None:
+    world, url, theirs = World(), THEIRS, None
+    if not nip77:
+        relay = Plain([])
+        url, theirs = "ws://odd.example", relay.node
+        world.dialer.peers[url] = relay.link
+    theirs = theirs or world.theirs
+    gone = alice.sign(created_at=2000, kind=1, content="gone")
+    deletion = alice.sign(created_at=2001, kind=5, tags=[["e", gone.id]])
+    old = alice.sign(created_at=2000, kind=30023, tags=[["d", "x"], ["t", "a"]])
+    new = alice.sign(created_at=2002, kind=30023, tags=[["d", "x"]])
+    place = f"30023:{alice.pubkey}:y"
+    dropped = alice.sign(created_at=2000, kind=30023, tags=[["d", "y"], ["t", "a"]])
+    dropping = alice.sign(created_at=2003, kind=5, tags=[["a", place]])
+    theirs.hold([gone, old, dropped])
+    world.ours.hold([deletion, new, dropping, *events[:5]])
+    book = MemoryBook()
+    run(world, Filter.build(kinds=[1], since=2000), url=url, book=book)
+    run(world, Filter.build(tags={"t": ["a"]}), url=url, book=book)
+    assert theirs.held() == {event.id_bytes for event in (deletion, new, dropping)}
+    again = run(world, Filter.build(tags={"t": ["a"]}), url=url, book=book)
+    assert (again.have, again.moved) == (0, 0)
