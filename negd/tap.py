@@ -34,6 +34,7 @@ from negd.sync.node import Node
 from negd.sync.offload import ThreadOffload
 from negd.sync.sessions import SessionTable
 from negd.web.figures import Sources
+from negd.web.pulse import Pulse
 from negd.web.site import make_site
 from negd.websocket.client import Dialer
 from negd.websocket.conversation import Backend
@@ -206,12 +207,18 @@ class House:
         undoing.push("clients", clients.close)
         undoing.push("intake", intake.stop)
         undoing.push("sessions", sessions.close_all)
+        pulse = Pulse(reactor)
+        pulse.start()
+        undoing.push("pulse", pulse.stop)
         sources = Sources(
             store=store,
             sessions=sessions,
             peers=peers,
             connections=lambda: len(clients.connections),
             outcomes=lambda: intake.outcomes,
+            backlog=lambda: intake.backlog,
+            snapshot_bytes=lambda: sessions.snapshots.nbytes,
+            late=lambda: pulse.worst,
             clock=reactor,
         )
         site = make_site(clients.as_resource(), sources, self._about(), settings.websocket, reactor)

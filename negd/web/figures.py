@@ -23,6 +23,9 @@ class Sources:
 
     :ivar connections: how many WebSocket clients are connected.
     :ivar outcomes: events taken in since the start, by what became of them.
+    :ivar backlog: events on their way into the store.
+    :ivar snapshot_bytes: memory of the snapshots that clients reconcile with.
+    :ivar late: seconds by which the reactor was late at most, in the last minute.
     """
 
     store: IEventStore
@@ -30,18 +33,24 @@ class Sources:
     peers: IPeerSync
     connections: Callable[[], int]
     outcomes: Callable[[], Mapping[Outcome, int]]
+    backlog: Callable[[], int]
+    snapshot_bytes: Callable[[], int]
+    late: Callable[[], float]
     clock: IReactorTime
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One look at everything. ``now`` in Unix seconds."""
+    """One look at everything. ``now`` in Unix seconds; the rest as in :class:`Sources`."""
 
     now: float
     stored: StoreStatistics
     connections: int
     sessions: int
     outcomes: Mapping[Outcome, int]
+    backlog: int
+    snapshot_bytes: int
+    late: float
     peers: Mapping[str, PeerState]
 
 
@@ -57,5 +66,8 @@ async def read(sources: Sources) -> Figures:
         connections=sources.connections(),
         sessions=len(sources.sessions.sessions()),
         outcomes=sources.outcomes(),
+        backlog=sources.backlog(),
+        snapshot_bytes=sources.snapshot_bytes(),
+        late=sources.late(),
         peers=sources.peers.states(),
     )

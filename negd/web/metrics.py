@@ -47,6 +47,19 @@ class _Scrape(Collector):
         yield GaugeMetricFamily(
             "negd_sessions", "Reconciliations that clients have open.", figures.sessions
         )
+        yield GaugeMetricFamily(
+            "negd_intake_backlog", "Events on their way into the store.", figures.backlog
+        )
+        yield GaugeMetricFamily(
+            "negd_snapshot_bytes",
+            "Memory of the snapshots that clients reconcile with.",
+            figures.snapshot_bytes,
+        )
+        yield GaugeMetricFamily(
+            "negd_reactor_late_seconds",
+            "By how much the daemon was late for what was due, at most, in the last minute.",
+            figures.late,
+        )
         yield self._outcomes()
         yield from self._peers()
 

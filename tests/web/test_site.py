@@ -136,6 +136,9 @@ class SiteTests(TestCase):
             peers=Peers(),
             connections=lambda: len(self.clients.connections),
             outcomes=lambda: {Outcome.STORED: 3, Outcome.INVALID: 2},
+            backlog=lambda: 4,
+            snapshot_bytes=lambda: 5,
+            late=lambda: 0.25,
             clock=reactor,
         )
         relay = RelaySettings(name="mirror & more", description="a <test>", contact="")
@@ -237,6 +240,9 @@ class SiteTests(TestCase):
         assert '\nnegd_events_taken_total{outcome="invalid"} 2.0\n' in second
         assert '\nnegd_peer_events_total{peer="wss://good.example/"} 1234.0\n' in second
         assert '\nnegd_peer_failures{peer="wss://bad.example/?a=1&b=2"} 3.0\n' in second
+        assert "\nnegd_intake_backlog 4.0\n" in second
+        assert "\nnegd_snapshot_bytes 5.0\n" in second
+        assert "\nnegd_reactor_late_seconds 0.25\n" in second
         assert "\nprocess_resident_memory_bytes " in second
 
     # --- what there is not ----------------------------------------------------------------------
