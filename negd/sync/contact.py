@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from twisted.internet.defer import DeferredLock
+from twisted.internet.task import deferLater
 
 from negd.interfaces import IPeerLink
 from negd.nostr.kinds import RELAY_AUTH
@@ -16,6 +17,9 @@ from negd.sync.refusals import asks_who_we_are
 
 _MOST_HEARD = 20_000
 
+_CHALLENGE_LATE = 2.0
+"""Seconds for which a first challenge is waited for: some relays send it after their refusal."""
+
 
 class Contact:
     """A link and its dialogue; made by :func:`get_in_touch`."""
@@ -26,6 +30,7 @@ class Contact:
         self._node = node
         self._answered: str | None = None
         self._admitted = False
+        self._has_waited = False
         self._answering = DeferredLock()
         self._heard: dict[bytes, None] = {}
 
@@ -55,11 +60,15 @@ class Contact:
 
         :raises PeerError: the peer did not answer.
         """
-        signer, challenge = self._node.signer, self.dialogue.challenge
-        if not asks_who_we_are(refusal) or signer is None or challenge is None:
+        signer = self._node.signer
+        if not asks_who_we_are(refusal) or signer is None:
             return False
         async with self._answering:
-            if challenge != self._answered:
+            if self.dialogue.challenge is None and not self._has_waited:
+                self._has_waited = True
+                await deferLater(self._node.clock, _CHALLENGE_LATE)
+            challenge = self.dialogue.challenge
+            if challenge != self._answered and challenge is not None:
                 self._answered = challenge
                 self._admitted = await self._answer(signer, challenge)
         return self._admitted

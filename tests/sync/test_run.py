@@ -429,10 +429,14 @@ def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
 
 
 class Guarded(ScriptedPeer):
-    """A relay that serves whoever has answered its challenge (NIP-42)."""
+    """A relay that serves whoever has answered its challenge (NIP-42).
 
-    def __init__(self, world: World, taken: bool = True) -> None:
+    :param late: it refuses first and challenges then.
+    """
+
+    def __init__(self, world: World, taken: bool = True, late: bool = False) -> None:
         super().__init__(self._answer)
+        self._late = late
         theirs = MemoryNode("ws://guarded.example", world.dialer, world.clock)
         theirs.hold(events[:20])
         self._inner = theirs.serve()
@@ -443,7 +447,8 @@ class Guarded(ScriptedPeer):
     def connected(self, end: PeerEnd) -> None:
         super().connected(end)
         self._inner.connected(end)
-        end.send(b'["AUTH","who are you?"]')
+        if not self._late:
+            end.send(b'["AUTH","who are you?"]')
 
     def _answer(self, text: bytes) -> list[bytes]:
         message = json.loads(text)
@@ -455,15 +460,20 @@ class Guarded(ScriptedPeer):
         if self._admitted:
             self._inner.received(text)
             return []
+        challenge = [b'["AUTH","who are you?"]'] if self._late else []
         if message[0] == "EVENT":
-            return [json.dumps(["OK", message[1]["id"], False, "auth-required: x"]).encode()]
-        return [json.dumps(["CLOSED", message[1], "auth-required: x"]).encode()]
+            refusal = ["OK", message[1]["id"], False, "auth-required: x"]
+        else:
+            refusal = ["CLOSED", message[1], "auth-required: x"]
+        return [json.dumps(refusal).encode(), *challenge]
 
 
-def guarded_sync(key: Signer | None, taken: bool) -> tuple[World, Guarded, Deferred[SyncProgress]]:
+def guarded_sync(
+    key: Signer | None, taken: bool, late: bool = False
+) -> tuple[World, Guarded, Deferred[SyncProgress]]:
     world = World()
     world.ours.parts = replace(world.ours.parts, signer=key)
-    peer = Guarded(world, taken)
+    peer = Guarded(world, taken, late)
     world.dialer.peers["ws://odd.example"] = lambda: peer
     world.ours.hold(events[20:25])
     done = start(world, "ws://odd.example")
@@ -481,6 +491,15 @@ def test_a_peer_that_asks_who_we_are_is_told_once() -> None:
     assert ["challenge", "who are you?"] in answer["tags"]
     assert ["relay", "ws://odd.example"] in answer["tags"]
     assert check(decode(json.dumps(answer))) is None
+
+
+def test_a_peer_may_refuse_first_and_ask_then() -> None:
+    world, peer, done = guarded_sync(Signer(b"\x09" * 32), taken=True, late=True)
+    world.clock.advance(3)
+    settle(world.clock)
+    assert done.called
+    assert world.ours.held() == set(ids[:25])
+    assert len([m for m in peer.said if m[0] == "AUTH"]) == 1
 
 
 @pytest.mark.parametrize(("key", "taken"), [(None, True), (Signer(b"\x09" * 32), False)])
