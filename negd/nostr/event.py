@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import sha256
+from string import ascii_letters
 from typing import Annotated, Any
 
 import msgspec
@@ -69,16 +70,17 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     def indexed_tags(self) -> set[tuple[str, str]]:
         """The (letter, value) pairs that filters can ask for: single-letter tags' first values."""
-        return {(tag[0], tag[1]) for tag in self.tags if len(tag) > 1 and is_tag_letter(tag[0])}
+        return {(tag[0], tag[1]) for tag in self.tags if len(tag) > 1 and tag[0] in _LETTERS}
 
 
+_LETTERS = frozenset(ascii_letters)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
 
 def is_tag_letter(name: str) -> bool:
     """True for a to z and A to Z: the tag names that are indexed (NIP-01)."""
-    return len(name) == 1 and name.isascii() and name.isalpha()
+    return name in _LETTERS
 
 
 def decode(data: bytes | str | msgspec.Raw) -> Event:
