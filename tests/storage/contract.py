@@ -6,6 +6,7 @@ Expected results come from :class:`negd.testing.model.NaiveRelay` and ``Filter.m
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Awaitable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -16,6 +17,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from negd.errors import StorageError
@@ -220,6 +222,11 @@ class AnswersContract:
             Filter.build(tags={"t": ["nostr"]}, kinds=[1], since=NOW - 3000),
             Filter.build(ids=[event.id_bytes for event in events[::100]]),
             Filter.build(ids=[event.id_bytes for event in events[::100]], kinds=[1]),
+            Filter.build(
+                ids=[*list(relay.kept())[:400], *(n.to_bytes(32, "big") for n in range(99))]
+            ),
+            Filter.build(authors=[bytes.fromhex(event.pubkey) for event in events], kinds=[1, 7]),
+            Filter.build(tags={"p": [event.pubkey for event in events]}, until=NOW - 900),
         ):
             assert_answers(stand, kept, wanted, page=100)
         stand.assert_sound()
@@ -258,6 +265,18 @@ class AnswersContract:
             found = [decode(event) for event in first.events + rest.events]
             assert set(in_order(found)) == set(in_order(events))
             assert rest.last is None
+
+    def test_every_single_letter_tag_can_be_asked_for(self, stand: Stand) -> None:
+        letters = string.ascii_letters
+        events = [
+            note(NOW - n, tags=[[letter, f"v{n % 3}"], [letter * 2, "long"], ["1", "digit"]])
+            for n, letter in enumerate(letters)
+        ]
+        assert stand.ingest(*events) == [Outcome.STORED] * len(letters)
+        for event, letter in zip(events, letters, strict=True):
+            values = ["v0", "v1", "v2", "long", "digit"]
+            assert stand.ids(Filter.build(tags={letter: values})) == {event.id_bytes}
+        stand.assert_sound()
 
     def test_extreme_timestamps(self, stand: Stand) -> None:
         zero, last = note(0, content="first"), note(MAX_TIMESTAMP, content="last")
@@ -356,6 +375,47 @@ class StorageContract(AnswersContract):
         Random(1).shuffle(versions)
         stand.ingest(*versions)
         assert stand.ids() == {max(versions, key=lambda e: e.created_at).id_bytes}
+        stand.assert_sound()
+
+    def test_racing_versions_leave_the_one_that_wins(self, stand: Stand) -> None:
+        """Batches that are under way together, some versions in several of them, many in ties."""
+        random = Random(7)
+        versions = [
+            note(NOW + n % 4, kind=kind, content=str(n), tags=[["d", "x"]])
+            for kind in (0, 30023)
+            for n in range(40)
+        ]
+        batches = [random.sample(versions, 12) for _ in range(25)]
+        taken = [version for batch in batches for version in batch]
+
+        async def race() -> list[list[Verdict]]:
+            under_way = [Deferred.fromCoroutine(stand.events.ingest(batch)) for batch in batches]
+            return [await verdicts for verdicts in under_way]
+
+        outcomes = {verdict.outcome for verdicts in stand.wait(race()) for verdict in verdicts}
+        assert outcomes <= {Outcome.STORED, Outcome.SUPERSEDED, Outcome.DUPLICATE}
+        winners = {
+            min((v for v in taken if v.kind == kind), key=lambda v: (-v.created_at, v.id)).id_bytes
+            for kind in (0, 30023)
+        }
+        assert stand.ids() == stand.ids(Filter.build(kinds=[0, 30023])) == winners
+        stand.assert_sound()
+
+    @pytest.mark.parametrize("kind", [0, 30023])
+    def test_versions_of_the_first_and_the_last_second(self, stand: Stand, kind: int) -> None:
+        zero, last = note(0, kind=kind), note(MAX_TIMESTAMP, kind=kind)
+        assert stand.ingest(zero, last, zero) == [
+            Outcome.STORED,
+            Outcome.STORED,
+            Outcome.SUPERSEDED,
+        ]
+        deletion = note(MAX_TIMESTAMP, kind=5, tags=[["a", f"{kind}:{ALICE.pubkey}:"]])
+        assert stand.ingest(deletion, zero, last) == [
+            Outcome.STORED,
+            Outcome.DELETED,
+            Outcome.DELETED,
+        ]
+        assert stand.ids() == {deletion.id_bytes}
         stand.assert_sound()
 
     # --- deletion -------------------------------------------------------------------------------
@@ -469,6 +529,15 @@ class StorageContract(AnswersContract):
         there = note(tags=[["expiration", str(NOW + 1)]])
         assert stand.ingest(gone, there) == [Outcome.EXPIRED, Outcome.STORED]
 
+    def test_odd_expirations(self, stand: Stand) -> None:
+        """The last second that can be kept is one; what is no number of a second is none."""
+        odd = ["9" * 19, "9" * 20, "-1", "1e3", "\u0661", "", " 5", "0"]
+        events = [note(content=text, tags=[["expiration", text]]) for text in odd]
+        assert stand.ingest(*events) == [Outcome.STORED] * 7 + [Outcome.EXPIRED]
+        stand.clock.advance(10_000)
+        assert_answers(stand, events[:7], EVERYTHING)
+        stand.assert_sound()
+
     def test_expired_is_not_served_nor_counted_from_its_second_on(self, stand: Stand) -> None:
         """No timer runs here: only the time is another."""
         event = note(kind=1, tags=[["expiration", str(NOW + 10)], ["t", "x"]])
@@ -515,7 +584,7 @@ class StorageContract(AnswersContract):
     # --- sizes and odd text ---------------------------------------------------------------------
 
     def test_big_event(self, stand: Stand) -> None:
-        event = note(content="\u2028" + "x" * 64_000)
+        event = note(content="\u2028" + "x" * 65_536)
         assert stand.ingest(event) == [Outcome.STORED]
         assert stand.wait(stand.events.fetch([event.id_bytes])) == {event.id_bytes: event.encode()}
 
@@ -535,7 +604,11 @@ class StorageContract(AnswersContract):
         controls = "".join(map(chr, range(0x20))) + "\x7f\u2028\u2029\ufeff\ufffd"
         odd = [controls, '"\\/', "\\u0041", "👩‍👩‍👧‍👦", "e\u0301", "\U0010ffff", " "]
         events = [note(content=text, tags=[["t", text], [text, text], []]) for text in odd]
+        told: list[bytes] = []
+        stand.events.watch(EVERYTHING, lambda event, json: told.append(json))
         assert stand.ingest(*events) == [Outcome.STORED] * len(events)
+        assert told == [event.encode() for event in events]
+        assert set(stand.wait(stand.events.query(EVERYTHING)).events) == set(told)
         for event, text in zip(events, odd, strict=True):
             assert_answers(stand, events, Filter.build(tags={"t": [text]}))
             stored = stand.wait(stand.events.fetch([event.id_bytes]))[event.id_bytes]
@@ -601,6 +674,22 @@ class StorageContract(AnswersContract):
         stand.ingest(notes[0], note(kind=7), notes[1])
         stand.ingest(notes[1], *notes[2:])
         assert told == [(event, event.encode()) for event in notes]
+
+    def test_watch_is_not_told_of_what_is_not_taken(self, stand: Stand) -> None:
+        event, old, new = note(content="gone"), note(NOW - 1, kind=0), note(NOW, kind=0)
+        deletion = note(kind=5, tags=[["e", event.id]])
+        stand.ingest(deletion, new)
+        told: list[Event] = []
+        stand.events.watch(EVERYTHING, lambda event, json: told.append(event))
+        assert stand.ingest(event, old, new, note(tags=[["expiration", str(NOW)]])) == [
+            Outcome.DELETED,
+            Outcome.SUPERSEDED,
+            Outcome.DUPLICATE,
+            Outcome.EXPIRED,
+        ]
+        last = note(content="last")
+        stand.ingest(last)
+        assert told == [last]
 
     def test_watch_by_each_condition(self, stand: Stand) -> None:
         event = note(kind=1, tags=[["t", "x"], ["p", "y"]])
