@@ -10,7 +10,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.ssl import Certificate
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.protocols.portforward import ProxyFactory
@@ -421,6 +423,8 @@ def test_password_and_user(reactor: OwnReactor, server: RedisServer, tmp_path: P
         one.ingest(note())
         assert one.ids() == one.ids(Filter.build(kinds=[1])) != set()
         assert reactor.wait(one.storage.hold("wss://a.example", 5))
+        server.command("DEL", "{negd}:feed-sizes")
+        assert one.verify(repair=True).repaired == 1
         one.assert_sound()
     assert server.command("CONFIG", "SET", "requirepass", "open sesame") == b"+OK"
     refusal = pytest.raises(StorageError, match=r"NOAUTH|Authentication required")
@@ -510,5 +514,29 @@ class TestTLS(TestCase):
             storage = await open_store(f"{store}:authority={authority}", reactor)
             await storage.events.ingest([note()])
             assert len(await storage.events.snapshot(EVERYTHING)) == 1
+            await storage.close()
+            await port.stopListening()
+
+    async def test_a_server_may_ask_for_a_certificate_of_ours(self) -> None:
+        from twisted.internet import reactor  # Twisted's TLS knows no other
+
+        folder = Path(self.mktemp())
+        with RedisServer(folder) as server:
+            theirs, ours = certificate_for("localhost"), certificate_for("negd")
+            (folder / "authority.pem").write_bytes(theirs.dumpPEM())
+            (folder / "ours.pem").write_bytes(ours.dumpPEM() + ours.privateKey.dump(FILETYPE_PEM))
+            port = reactor.listenSSL(  # type: ignore[attr-defined]
+                0,
+                ProxyFactory("127.0.0.1", server.port),
+                theirs.options(Certificate.loadPEM(ours.dumpPEM())),
+                interface="127.0.0.1",
+            )
+            store = (
+                f"redis:localhost:{port.getHost().port}:tls=yes:authority={folder}/authority.pem"
+            )
+            with pytest.raises(StorageError, match=r"certificate required|handshake failure"):
+                await open_store(store, reactor)
+            storage = await open_store(f"{store}:certificate={folder}/ours.pem", reactor)
+            await storage.events.ingest([note()])
             await storage.close()
             await port.stopListening()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from negd.errors import StorageError
 from negd.interfaces import Outcome
 from negd.nostr.filter import Filter
 from negd.storage.redis.values import tag_key, value_of
+from negd.testing.processes import negctl
 from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.contract import NOW, note
 from tests.storage.redis_nodes import Node, needs_server, opened
@@ -133,3 +135,26 @@ def test_a_store_that_was_opened_for_reading_is_not_repaired(
         with pytest.raises(StorageError, match="open for reading"):
             one.verify(repair=True)
         one.assert_sound()
+
+
+@needs_server
+def test_negctl_repairs_a_store_beside_a_node(
+    reactor: OwnReactor, server: RedisServer, tmp_path: Path
+) -> None:
+    event = note(kind=7, tags=[["t", "x"]])
+    with opened(reactor, server) as one:
+        one.ingest(event, note(kind=1))
+        redis_of(one)("ZREM", b"k:\0\7", event.record + b"\0\7")
+        problem = f"event {event.id}: not in the list of kind 7\n"
+
+        found = negctl("verify", "--store", server.store, folder=tmp_path)
+        assert (found.returncode, found.stdout) == (1, problem)
+        assert found.stderr == f"negctl: 1 problem in 2 events of {server.store}\n"
+
+        mended = negctl("verify", "--repair", "--store", server.store, folder=tmp_path)
+        assert (mended.returncode, mended.stderr) == (0, "")
+        assert mended.stdout == (
+            f"{problem}found 1 problem, repaired 1\nverified 2 events: sound\n"
+        )
+        assert one.ids(Filter.build(kinds=[7])) == {event.id_bytes}
+        assert one.ingest(note(kind=7, content="later")) == [Outcome.STORED]
