@@ -98,7 +98,7 @@ class IntakeSettings(Section, frozen=True):
 
     :ivar batch: events checked and committed together at most.
     :ivar max_backlog: events waiting at most; submitters wait beyond it.
-    :ivar checkers: processes that check signatures; 0 takes one per processor.
+    :ivar checkers: processes that check signatures; 0 takes one per processor, four at most.
     """
 
     batch: Count = 1000

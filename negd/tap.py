@@ -163,10 +163,9 @@ class House:
         stop_on(signal.SIGTERM, reactor)
         storage = await open_store(settings.store, reactor, settings=settings.storage)
         undoing.push("storage", storage.close)
-        processors = os.cpu_count() or 1
-        checkers = Checkers(reactor, settings.intake.checkers or processors)
+        checkers = Checkers(reactor, settings.intake.checkers)
         undoing.push("checkers", checkers.stop)
-        answering = ThreadOffload(reactor, processors, "answering")
+        answering = ThreadOffload(reactor, os.cpu_count() or 1, "answering")
         undoing.push("answering", answering.stop)
         intake = Intake(storage.events, settings.intake, checkers)
         sessions = SessionTable(storage.events, settings.sessions, reactor, answering)

@@ -76,7 +76,7 @@ async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report
     :raises negd.errors.StorageError: the store failed; nothing further was handed to it.
     :raises OSError: the file cannot be read.
     """
-    checkers = Checkers(reactor, os.cpu_count() or 1)
+    checkers = Checkers(reactor)
     reader, total = LineReader(file), _size(file)
     pipeline = _Pipeline(store, checkers, report, lambda: report.show(reader.read, total))
     try:

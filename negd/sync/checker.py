@@ -44,10 +44,17 @@ def lines_of(events: Sequence[Event]) -> bytes:
 def ask(connection: socket, text: bytes) -> Faults:
     """Have lines checked at the other end.
 
-    :raises OSError: nobody answered, in time where the socket has a timeout.
+    :raises OSError: nobody answered, in time where the socket has a timeout; or what came is no
+        answer, as where the program was replaced by one of another release.
     """
     _send(connection, text)
-    return _decoder.decode(_receive(connection))
+    try:
+        faults = _decoder.decode(_receive(connection))
+    except msgspec.MsgspecError as error:
+        raise ConnectionError(f"not an answer: {error}") from None
+    if len(faults) != text.count(b"\n") + 1:
+        raise ConnectionError(f"{len(faults)} answers, not one for each line")
+    return faults
 
 
 def serve(connection: socket) -> None:

@@ -30,6 +30,9 @@ FEW = 32
 _MANY = 256
 """Events that a process is asked about at a time."""
 
+_ENOUGH = 4
+"""Processes that check more than one interpreter can take in."""
+
 _PATIENCE = 60.0
 """Seconds after which a process that does not answer is given up; it should take some 10 ms."""
 
@@ -97,18 +100,19 @@ class Checkers:
     One that dies is replaced and asked again: no event is taken for valid, and none is lost.
 
     :param reactor: an IReactorFromThreads and IReactorTime.
-    :param count: of processes, and of threads that check few events or wait for processes.
+    :param count: of processes, and of threads that check few events or wait for processes; 0 takes
+        one per processor, four at most.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, count: int, start: Callable[[], CheckerProcess] = CheckerProcess
+        self, reactor: Any, count: int = 0, start: Callable[[], CheckerProcess] = CheckerProcess
     ) -> None:
         self._reactor = reactor
-        self._count = count
+        self._count = count or min(_ENOUGH, os.cpu_count() or 1)
         self._start = start
-        self._offload = ThreadOffload(reactor, count, "checking")
+        self._offload = ThreadOffload(reactor, self._count, "checking")
         self._idle: list[CheckerProcess] = []
         self._paused_until = 0.0
 
