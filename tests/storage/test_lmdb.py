@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,11 +20,15 @@ from negd.errors import ConfigError, StorageError
 from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
+from negd.settings import StoreSettings
 from negd.storage.lmdb import reader, writer
 from negd.storage.lmdb.environment import Environment
+from negd.storage.lmdb.packed import pack
+from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
 from negd.testing.events import sample_events
+from negd.testing.model import NaiveRelay
 from negd.testing.threads import ThreadedClock
 from tests.storage.contract import (
     ALICE,
@@ -40,11 +46,16 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def opened(
-    folder: str | Path, read_only: bool = False, first_map: int = 1 << 30
+    folder: str | Path,
+    read_only: bool = False,
+    first_map: int = 1 << 30,
+    settings: StoreSettings = StoreSettings(),
 ) -> Iterator[Stand]:
     clock = ThreadedClock(NOW)
     storage = clock.wait(
-        LmdbStorage.open(str(folder), clock, read_only, first_map=first_map, max_entries=LIMIT)
+        LmdbStorage.open(
+            str(folder), clock, read_only, settings, first_map=first_map, max_entries=LIMIT
+        )
     )
     try:
         yield Stand(clock, storage)
@@ -82,7 +93,6 @@ class TestLmdbWalkingLists(InAFolder, AnswersContract):
     def all_lists_are_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reader, "_WHOLE", 2)
         monkeypatch.setattr(reader, "_PATIENCE", 3)
-        monkeypatch.setattr(reader, "_FEW_KINDS", 1)
         monkeypatch.setattr(reader, "_STEPS", 1)
 
 
@@ -217,12 +227,9 @@ def test_the_same_process_cannot_open_it_twice(tmp_path: Path) -> None:
         pass
 
 
-def test_readers_work_beside_the_writer(tmp_path: Path) -> None:
-    """Another process reads, beyond the size of map that it opened the store with."""
-    script = """
+_COUNTING = """
 import sys
 from negd.nostr.filter import Filter
-from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.threads import ThreadedClock
 clock = ThreadedClock(1_700_000_000)
@@ -230,14 +237,23 @@ storage = clock.wait(LmdbStorage.open(sys.argv[1], clock, True, first_map=1 << 1
 for line in sys.stdin:
     print(clock.wait(storage.events.count(Filter.build(kinds=range(65536)))), flush=True)
 """
-    with opened(tmp_path, first_map=1 << 18) as stand, run_python(script, tmp_path) as other:
-        assert other.stdin is not None and other.stdout is not None
+
+
+def count_of(other: subprocess.Popen[str]) -> int:
+    """How many events a process sees that runs ``_COUNTING``."""
+    assert other.stdin is not None and other.stdout is not None
+    other.stdin.write("count\n")
+    other.stdin.flush()
+    return int(other.stdout.readline())
+
+
+def test_readers_work_beside_the_writer(tmp_path: Path) -> None:
+    """Another process reads, beyond the size of map that it opened the store with."""
+    with opened(tmp_path, first_map=1 << 18) as stand, run_python(_COUNTING, tmp_path) as other:
         counts = []
         for seed in range(3):
             stand.ingest(*sample_events(400, seed, until=NOW))
-            other.stdin.write("count\n")
-            other.stdin.flush()
-            counts.append(int(other.stdout.readline()))
+            counts.append(count_of(other))
             assert counts[-1] == stand.wait(stand.events.statistics()).events
         other.communicate()
     assert counts == sorted(set(counts))
@@ -283,17 +299,20 @@ def test_file_that_was_cut_short(tmp_path: Path) -> None:
             pass
 
 
-def test_damaged_pages_are_a_problem_that_verify_reports(tmp_path: Path) -> None:
+def test_damaged_pages_are_reported_and_what_lies_on_others_is_saved(tmp_path: Path) -> None:
     with opened(tmp_path) as stand:
         stand.ingest(*sample_events(2000, until=NOW))
     data = tmp_path / "data.mdb"
     content = bytearray(data.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 10 * 4096] = bytes(10 * 4096)
+    pages = [at for at in range(0, len(content), 4096) if b'"content":"' in content[at : at + 4096]]
+    for at in pages[100:110]:
+        content[at : at + 4096] = bytes(4096)
     data.write_bytes(content)
     with opened(tmp_path) as stand:
-        report = stand.wait(stand.events.verify(lambda read, total: None))
-        assert any("MDB_" in problem or "not an event" in problem for problem in report.problems)
+        report = stand.wait(stand.events.verify(lambda read, total: None, repair=True))
+        assert any("cannot be read: " in problem for problem in report.problems)
+        stand.assert_sound()
+        assert len(stand.ids()) > 1700
 
 
 def test_database_of_another_program(tmp_path: Path) -> None:
@@ -310,8 +329,8 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path), max_dbs=20) as environment:
         meta = environment.open_db(b"meta")
         with environment.begin(write=True) as txn:
-            txn.put(b"schema", b"2", db=meta)
-    refusal = pytest.raises(StorageError, match="is of schema 2; this negd reads schema 1")
+            txn.put(b"schema", b"3", db=meta)
+    refusal = pytest.raises(StorageError, match="is of schema 3; this negd reads schema 2")
     with refusal, opened(tmp_path):
         pass
 
@@ -385,7 +404,6 @@ _ROOMLESS = """
 import resource, sys
 from negd.errors import StorageError
 from negd.nostr.filter import EVERYTHING, Filter
-from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -427,7 +445,6 @@ def test_full_disk_refuses_writes_and_loses_nothing(tmp_path: Path) -> None:
 
 _WRITING = """
 import sys
-from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -472,34 +489,98 @@ def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, seed: int) 
 # --- verify -------------------------------------------------------------------------------------
 
 
-def test_verify_finds_damage_both_ways(tmp_path: Path) -> None:
+def damaged(folder: Path) -> tuple[Event, Event, Event, list[str]]:
+    """A store of three events in which everything is wrong in some way, and what that is."""
     profile, article = note(kind=0), note(kind=30023, tags=[["d", "x"], ["t", "y"]])
     text = note(kind=1, tags=[["expiration", str(NOW + 5)]])
-    with opened(tmp_path) as stand:
+    with opened(folder) as stand:
         stand.ingest(profile, article, text)
-    environment = Environment(str(tmp_path), read_only=False)
-    databases = environment.databases
+    environment = Environment(str(folder), read_only=False)
+    databases, second = environment.databases, serial_key(2)
     with environment.write() as txn:
-        txn.delete(b"\0\0", profile.record, db=databases.kinds)
-        txn.put(b"\0\7", article.record, db=databases.kinds)
-        txn.put(b"\0\1", note(content="never stored").record, db=databases.kinds)
-        txn.delete(number_key(3), db=databases.events)
-        txn.put(bytes(66), article.id_bytes, db=databases.addresses)
-        broken = article.encode().replace(b'"content":""', b'"content":"!"')
-        txn.put(number_key(2), broken, db=databases.events)
-        txn.put(number_key(9), b"{}", db=databases.events)
+        txn.delete(b"\0\0", posting(NOW, serial_key(1)), db=databases.kinds)
+        txn.put(b"\0\7", posting(NOW, second), db=databases.kinds)
+        txn.put(b"\0\1", posting(NOW, serial_key(8)), db=databases.kinds)
+        txn.put(b"\0\1", posting(NOW + 1, serial_key(1)), db=databases.kinds)
+        txn.delete(serial_key(3), db=databases.events)
+        txn.put(bytes(66), second, db=databases.addresses)
+        broken = pack(article, article.encode()).replace(b'"content":""', b'"content":"!"')
+        txn.put(second, broken.replace(b'"content":"', b'"content":"!'), db=databases.events)
+        txn.put(serial_key(9), b"{}", db=databases.events)
     environment.close()
+    return (
+        profile,
+        article,
+        text,
+        [
+            f"event {profile.id}: not in kinds under 0000",
+            f"event {article.id}: id does not match the event",
+            f"kinds: lists {article.id} wrongly under 0007",
+            f"kinds: lists {profile.id} wrongly under 0001",
+            "kinds: lists number 3 wrongly under 0001",
+            "kinds: lists number 8 wrongly under 0001",
+            f"ids: {text.id} is listed and not stored",
+            "addresses: number 2 holds what it has no right to",
+        ],
+    )
+
+
+def test_verify_finds_damage_both_ways(tmp_path: Path) -> None:
+    _, _, text, expected = damaged(tmp_path)
     with opened(tmp_path) as stand:
         problems = stand.wait(stand.events.verify(lambda read, total: None)).problems
-    text_id, article_id = text.id, article.id
-    assert f"event {profile.id}: not in kinds under 0000" in problems
-    assert f"event {article_id}: id does not match the event" in problems
-    assert f"kinds: lists {article_id} wrongly under 0007" in problems
-    assert f"kinds: lists {text_id} wrongly under 0001" in problems
-    assert f"ids: {text_id} is listed and not stored" in problems
-    assert sum(text_id in problem for problem in problems) == 4
-    assert f"addresses: {article_id} holds what it has no right to" in problems
+    assert set(expected) < set(problems)
+    assert sum(text.id in problem or "number 3 " in problem for problem in problems) == 4
     assert any(problem.startswith("events: number 9 is not an event") for problem in problems)
+
+
+def test_repair_leaves_a_sound_store_of_all_valid_events(tmp_path: Path) -> None:
+    profile, _, _, expected = damaged(tmp_path)
+    more = list(sample_events(300, until=NOW))
+    with opened(tmp_path) as stand:
+        stand.ingest(*more)
+        stand.wait(stand.book.put("wss://a.example", PeerState(last_sync=7)))
+        report = stand.wait(stand.events.verify(lambda read, total: None, repair=True))
+        assert set(expected) < set(report.problems)
+        assert report.repaired == len(report.problems)
+        stand.assert_sound()
+        kept = stand.ids()
+        assert {profile.id_bytes} < kept
+        assert kept == stand.ids(Filter.build(kinds=range(65536)))
+        assert stand.wait(stand.book.peers()) == {"wss://a.example": PeerState(last_sync=7)}
+        late = note(NOW + 1, content="after the repair")
+        assert stand.ingest(late, profile) == [Outcome.STORED, Outcome.DUPLICATE]
+        stand.assert_sound()
+    with opened(tmp_path) as stand:
+        assert stand.ids() == {*kept, late.id_bytes}
+        report = stand.wait(stand.events.verify(lambda read, total: None, repair=True))
+        assert (report.problems, report.repaired) == ([], 0)
+
+
+def test_answers_are_right_while_a_repair_runs(tmp_path: Path) -> None:
+    """Though serials change."""
+    with opened(tmp_path) as stand:
+        stand.ingest(*sample_events(2000, until=NOW))
+    environment = Environment(str(tmp_path), read_only=False)
+    with environment.write() as txn:
+        txn.put(bytes(66), serial_key(2), db=environment.databases.addresses)
+    environment.close()
+    with opened(tmp_path) as stand:
+        wanted = Filter.build(kinds=[1])
+        expected = stand.ids(wanted)
+        mending = Deferred.fromCoroutine(stand.events.verify(lambda read, total: None, repair=True))
+        while not mending.called:
+            assert stand.ids(wanted) == expected
+        assert stand.wait(mending).repaired == 1
+        assert stand.ids(wanted) == expected
+        stand.assert_sound()
+
+
+def test_read_only_repairs_nothing(tmp_path: Path) -> None:
+    damaged(tmp_path)
+    refusal = pytest.raises(StorageError, match="open for reading")
+    with opened(tmp_path, read_only=True) as stand, refusal:
+        stand.wait(stand.events.verify(lambda read, total: None, repair=True))
 
 
 def test_sweep_gets_past_entries_that_are_wrong(tmp_path: Path) -> None:
@@ -508,10 +589,125 @@ def test_sweep_gets_past_entries_that_are_wrong(tmp_path: Path) -> None:
         stand.ingest(event)
     environment = Environment(str(tmp_path), read_only=False)
     with environment.write() as txn:
-        for record in (event.record, note(content="never stored").record):
-            txn.put(number_key(NOW + 1), record, db=environment.databases.expiry)
+        for serial in (serial_key(1), serial_key(7)):
+            txn.put(number_key(NOW + 1), posting(NOW, serial), db=environment.databases.expiry)
     environment.close()
     with opened(tmp_path) as stand:
         stand.clock.advance(2)
         assert stand.ids() == {event.id_bytes}
         stand.assert_sound()
+
+
+# --- compaction ---------------------------------------------------------------------------------
+
+
+def test_compaction_gives_room_back(tmp_path: Path) -> None:
+    events = list(sample_events(1500, until=NOW))
+    with opened(tmp_path) as stand:
+        for start in range(0, len(events), 50):
+            stand.ingest(*events[start : start + 50])
+        kept = stand.ids()
+        report = stand.wait(stand.events.compact())
+        assert report.after < 0.8 * report.before
+        assert report.after == (tmp_path / "data.mdb").stat().st_size
+        late = note(content="after the compaction")
+        assert stand.ingest(late) == [Outcome.STORED]
+        assert stand.ids() == {*kept, late.id_bytes}
+        stand.assert_sound()
+    with opened(tmp_path) as stand:
+        assert stand.ids() == {*kept, late.id_bytes}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.mdb", "lock.mdb", "negd.lock"]
+
+
+def test_compaction_beside_another_reader_harms_neither(tmp_path: Path) -> None:
+    """The reader keeps the file that it opened; what is written later is in the new one."""
+    events = list(sample_events(600, until=NOW))
+    with opened(tmp_path) as stand, run_python(_COUNTING, tmp_path) as other:
+        for start in range(0, 300, 25):
+            stand.ingest(*events[start : start + 25])
+        before = len(stand.ids())
+        assert count_of(other) == before
+        stand.wait(stand.events.compact())
+        for start in range(300, 600, 50):
+            stand.ingest(*events[start : start + 50])
+        assert count_of(other) == before
+        with run_python(_COUNTING, tmp_path) as later:
+            assert count_of(later) == len(stand.ids()) > before
+            later.communicate()
+        other.communicate()
+        stand.assert_sound()
+
+
+def test_compaction_without_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as stand:
+        stand.ingest(note())
+        usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+        with pytest.raises(StorageError, match=r"that may take \d+ bytes, and 4096 are free"):
+            stand.wait(stand.events.compact())
+        assert stand.ingest(note(content="more")) == [Outcome.STORED]
+        stand.assert_sound()
+
+
+def test_read_only_compacts_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    refusal = pytest.raises(StorageError, match="open for reading")
+    with opened(tmp_path, read_only=True) as stand, refusal:
+        stand.wait(stand.events.compact())
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_standing_filters_are_answered_from_memory(tmp_path: Path) -> None:
+    events = list(sample_events(900, authors=12, until=NOW))
+    author = bytes.fromhex(events[0].pubkey)
+    standing = [Filter.build(kinds=[1, 7]), Filter.build(authors=[author], tags={"t": ["nostr"]})]
+    settings = StoreSettings(standing=tuple(wanted.to_json() for wanted in standing))
+    relay = NaiveRelay(NOW)
+    with opened(tmp_path) as stand:
+        stand.ingest(*events[:500])
+    with opened(tmp_path, settings=settings) as stand:
+        for start in range(500, 900, 50):
+            stand.ingest(*events[start : start + 50])
+        for event in events:
+            relay.offer(event)
+        kept = list(relay.kept().values())
+        for wanted in standing:
+            assert stand.wait(stand.events.snapshot(wanted)) is stand.wait(
+                stand.events.snapshot(wanted)
+            )
+            assert_answers(stand, kept, wanted, page=50)
+            assert_answers(stand, kept, replace(wanted, since=NOW - 900, limit=7))
+            assert_answers(stand, kept, replace(wanted, kinds=(1,)))
+
+
+def test_standing_filters_forget_what_expires(tmp_path: Path) -> None:
+    settings = StoreSettings(standing=({"kinds": [1]},))
+    stays, goes = note(), note(tags=[["expiration", str(NOW + 5)]])
+    with opened(tmp_path, settings=settings) as stand:
+        stand.ingest(stays, goes, note(kind=7))
+        wanted = Filter.build(kinds=[1])
+        assert stand.ids(wanted) == {stays.id_bytes, goes.id_bytes}
+        stand.clock.advance(5)
+        assert_answers(stand, [stays], wanted)
+
+
+def test_batched_commits_are_on_the_disk_a_second_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(Environment, "sync", lambda environment: synced.append(environment.folder))
+    settings = StoreSettings(durability="batched")
+    with opened(tmp_path, settings=settings) as stand:
+        stand.ingest(note())
+        stand.ingest(note(content="more"))
+        assert synced == []
+        stand.clock.advance(1)
+        stand.wait(stand.events.statistics())
+        assert synced == [str(tmp_path)]
+        stand.ingest(note(content="last"))
+    assert synced == [str(tmp_path)] * 2
+    with opened(tmp_path) as stand:
+        assert len(stand.ids()) == 3

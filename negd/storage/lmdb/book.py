@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from negd.interfaces import IPeerBook, LedgerEntry, PeerState, Residue
 from negd.storage.ledger import MAX_ENTRIES
-from negd.storage.lmdb.environment import Database, Databases, Transaction
+from negd.storage.lmdb.environment import Database, Databases, Environment, Transaction
 from negd.storage.lmdb.writer import Changes, Work
 
 _KEY_SIZE = 16
@@ -43,15 +43,19 @@ class LmdbBook:
 
     def __init__(
         self,
-        databases: Databases,
+        environment: Environment,
         read: Callable[[Callable[[Transaction], Any]], Deferred[Any]],
         write: Callable[[Work[None]], Deferred[None]],
         max_entries: int = MAX_ENTRIES,
     ) -> None:
-        self._databases = databases
+        self._environment = environment
         self._read = read
         self._write = write
         self._max_entries = max_entries
+
+    @property
+    def _databases(self) -> Databases:
+        return self._environment.databases
 
     async def peers(self) -> dict[str, PeerState]:
         """See :meth:`IPeerBook.peers`."""

@@ -1,20 +1,21 @@
 """The LMDB environment of a store: its files, its databases, and a map that grows when it is full.
 
-Events lie in the order in which they came, so that new ones fill page after page; filed under their
-ids they would be spread over all pages and take half as much room again.
-
-Posting lists (``kinds``, ``authors``, ``tags``, ``expiry``) hold 40-byte records in protocol order
-under each key.  There is no list of everything and none by author alone: the lists by kind hold
-each record once, and the keys of one author lie side by side.
+Every event has a number, its serial, given out in the order of coming and never twice.  Events lie
+under their serials, so that new ones fill page after page.  Posting lists (``kinds``, ``authors``,
+``tags``, ``expiry``) hold postings: ``created_at`` and serial, 14 bytes, which is the order of time
+with ties in the order of coming.  There is no list of everything: the lists by kind hold each event
+once.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from enum import Enum
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import Condition
 from typing import TypeAlias
@@ -27,7 +28,7 @@ Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Cursor: TypeAlias = "lmdb.Cursor[bytes]"
 
-SCHEMA = 1
+SCHEMA = 2
 """What this code reads and writes; the store has it under ``meta``."""
 
 FIRST_MAP = 1 << 32
@@ -36,21 +37,34 @@ FIRST_MAP = 1 << 32
 _UNWRITTEN = 64
 """Pages at the end of the file that may be missing."""
 
-_DATA, _LOCK = "data.mdb", "negd.lock"
+_DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "negd.lock"
+_NEW = "new"
+"""Folder within the store's where data are made that are to replace the store's."""
+
+
+class Sync(Enum):
+    """What a power cut can take of what was committed."""
+
+    FULL = "full"
+    """Nothing."""
+    DATA = "data"
+    """The last commit: that it took place is written, but not waited for."""
+    NONE = "none"
+    """Everything; for files that are not in use yet."""
 
 
 @dataclass(frozen=True)
 class Databases:
     """The named databases. Numbers in keys are big-endian, so that keys sort as numbers do.
 
-    :ivar meta: ``schema`` -> decimal.
-    :ivar events: serial (8), in the order of coming -> the event's JSON, compact.
-    :ivar ids: id -> serial.
-    :ivar kinds: kind (2 bytes) -> records.
-    :ivar authors: public key (32), kind (2) -> records.
-    :ivar tags: letter (1), head of the value's SHA-256 (16) -> records.
-    :ivar expiry: second (8) -> records of the events that expire then.
-    :ivar addresses: address key -> id of the event that holds it.
+    :ivar meta: ``schema`` -> decimal; ``serial`` -> the last one that was given out.
+    :ivar events: serial (6) -> the event, see :mod:`negd.storage.lmdb.packed`.
+    :ivar ids: one key -> id (32) and serial of every event.
+    :ivar kinds: kind (2) -> postings.
+    :ivar authors: public key (32) -> postings.
+    :ivar tags: letter (1), head of the value's SHA-256 (16) -> postings.
+    :ivar expiry: second (8) -> postings of the events that expire then.
+    :ivar addresses: address key -> serial of the event that holds it.
     :ivar deleted_ids: id (32), author (32) -> nothing.
     :ivar deleted_addresses: address key -> last deleted second (8).
     :ivar peers: URL key -> URL and state.
@@ -76,7 +90,7 @@ class Databases:
 
 
 _NAMES = tuple(field.name for field in fields(Databases))
-_LISTS = {"kinds", "authors", "tags", "expiry"}
+_LISTS = {"ids", "kinds", "authors", "tags", "expiry"}
 
 
 @contextmanager
@@ -94,28 +108,44 @@ class Environment:
     A transaction belongs to the thread that began it.  What is done in one raises what LMDB
     raises; wrap it in :func:`storage_errors`.
 
+    :ivar databases: of the files that are open now; see :meth:`replace`.
+    :ivar schema: of the store as it was found, which may be an older one.
     :param first_map: bytes; the map doubles whenever it is full.
-    :raises StorageError: the folder is not there, not ours, in use, of a newer schema, damaged.
+    :param sync: how far a commit goes before it returns.
+    :raises StorageError: the folder is not there, not ours, in use, of a newer schema, damaged;
+        or of an older schema and to be read only.
     """
 
-    def __init__(self, folder: str, read_only: bool, first_map: int = FIRST_MAP) -> None:
+    def __init__(
+        self,
+        folder: str,
+        read_only: bool,
+        first_map: int = FIRST_MAP,
+        sync: Sync = Sync.FULL,
+    ) -> None:
         self.folder = folder
+        self._read_only = read_only
+        self._first_map = first_map
+        self._sync = sync
         self._turn = Condition()
         self._readers = 0
-        self._growing = False
+        self._closed_for_readers = False
         self._lock = None if read_only else _lock(folder)
         try:
-            self._env = _open(folder, read_only, first_map)
+            self._open()
         except BaseException:
             self._unlock()
             raise
-        try:
-            with storage_errors(f"store {folder} cannot be opened"):
+
+    def _open(self) -> None:
+        with storage_errors(f"store {self.folder} cannot be opened"), _entrance(self.folder):
+            self._env = _open(self.folder, self._read_only, self._first_map, self._sync)
+            try:
                 self._assure_length()
-                self.databases = self._open_databases(read_only)
-        except BaseException:
-            self.close()
-            raise
+                self.schema, self.databases = self._open_databases()
+            except BaseException:
+                self._env.close()
+                raise
 
     def _assure_length(self) -> None:
         """See that every page is there: reading beyond the end of the file kills the process.
@@ -136,21 +166,21 @@ class Environment:
             finally:
                 os.close(descriptor)
 
-    def _open_databases(self, read_only: bool) -> Databases:
-        if not read_only and self._env.stat()["entries"] == 0:
-            return self._create()
+    def _open_databases(self) -> tuple[int, Databases]:
+        if not self._read_only and self._env.stat()["entries"] == 0:
+            return SCHEMA, self._create()
         try:
             meta = self._env.open_db(b"meta", create=False)
         except lmdb.NotFoundError:
             raise StorageError(f"{self.folder} holds an LMDB database that is not negd's") from None
         with self._env.begin() as txn:
-            schema = txn.get(b"schema", b"", db=meta).decode()
-        if schema != str(SCHEMA):
+            schema = _known_schema(self.folder, txn.get(b"schema", b"", db=meta).decode())
+        if schema < SCHEMA and self._read_only:
             raise StorageError(
-                f"store {self.folder} is of schema {schema or 'unknown'}; "
-                f"this negd reads schema {SCHEMA}"
+                f"store {self.folder} is of schema {schema}, which an older negd wrote: "
+                f"'negctl compact --store lmdb:{self.folder}' upgrades it, and so does negd itself"
             )
-        return Databases(
+        return schema, Databases(
             **{name: self._env.open_db(name.encode(), create=False) for name in _NAMES}
         )
 
@@ -189,7 +219,7 @@ class Environment:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with self._turn:
-            while self._growing:
+            while self._closed_for_readers:
                 self._turn.wait()
             self._readers += 1
         try:
@@ -199,9 +229,16 @@ class Environment:
                 self._readers -= 1
                 self._turn.notify_all()
 
-    def write(self) -> Transaction:
-        """A write transaction, as a context manager that commits or, on an error, aborts."""
-        return self._env.begin(write=True)
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A write transaction, committed at the end or, on an error, aborted."""
+        with self._env.begin(write=True) as txn:
+            yield txn
+
+    def sync(self) -> None:
+        """Have everything that is committed on the disk."""
+        with self._reading(), storage_errors(f"store {self.folder}"):
+            self._env.sync(True)
 
     def grow(self) -> None:
         """Double the map, once all read transactions have ended; new ones wait.
@@ -217,18 +254,55 @@ class Environment:
         self._resize(size)
 
     def _resize(self, size: int) -> None:
+        with self._alone():
+            self._env.set_mapsize(size)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No read transaction of this process is open meanwhile."""
         with self._turn:
-            while self._growing:
+            while self._closed_for_readers:
                 self._turn.wait()
-            self._growing = True
+            self._closed_for_readers = True
             while self._readers:
                 self._turn.wait()
         try:
-            self._env.set_mapsize(size)
+            yield
         finally:
             with self._turn:
-                self._growing = False
+                self._closed_for_readers = False
                 self._turn.notify_all()
+
+    def replace(self, make: Callable[[str], bool]) -> None:
+        """Put other data in the place of these, wholly or not at all, and open those.
+
+        To be called by the thread that writes. Other processes go on reading the old data until
+        they close them.
+
+        :param make: called with a new folder, in which it leaves a closed environment; false has
+            the old data stay.
+        :raises StorageError: it failed, or there is no room. The store is as it was, and open.
+        """
+        new = os.path.join(self.folder, _NEW)
+        shutil.rmtree(new, ignore_errors=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < self.bytes:
+            raise StorageError(
+                f"store {self.folder} cannot be made anew: that may take {self.bytes} bytes, and "
+                f"{free} are free"
+            )
+        with storage_errors(f"store {self.folder} cannot be made anew"):
+            os.mkdir(new)
+            try:
+                if make(new):
+                    with self._alone():
+                        self._env.close()
+                        try:
+                            _swap(new, self.folder)
+                        finally:
+                            self._open()
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
 
     @property
     def last_transaction(self) -> int:
@@ -267,15 +341,56 @@ def _lock(folder: str) -> int:
     return descriptor
 
 
-def _open(folder: str, read_only: bool, first_map: int) -> lmdb.Environment:
+@contextmanager
+def _entrance(folder: str, operation: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """Held while files are opened; exclusively, while they are exchanged for others.
+
+    LMDB takes the state of a file from whoever has it open (``lock.mdb``): one that belonged to
+    the old data would lead a writer of the new ones astray.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise StorageError(f"there is no store in {folder}") from None
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _swap(new: str, folder: str) -> None:
+    """Put the data of one folder in the place of another's."""
+    with _entrance(folder, fcntl.LOCK_EX):
+        descriptor = os.open(os.path.join(new, _DATA), os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, _READERS))
+        os.rename(os.path.join(new, _DATA), os.path.join(folder, _DATA))
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _known_schema(folder: str, text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= SCHEMA:
+        raise StorageError(
+            f"store {folder} is of schema {text or 'unknown'}; this negd reads schema {SCHEMA}"
+        )
+    return int(text)
+
+
+def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Environment:
     if read_only and not os.path.exists(os.path.join(folder, _DATA)):
         raise StorageError(f"there is no store in {folder}")
-    with storage_errors(f"store {folder} cannot be opened"):
-        return lmdb.open(
-            folder,
-            map_size=first_map,
-            max_dbs=len(_NAMES),
-            readonly=read_only,
-            create=not read_only,
-            meminit=False,
-        )
+    return lmdb.open(
+        folder,
+        map_size=first_map,
+        max_dbs=len(_NAMES),
+        readonly=read_only,
+        create=not read_only,
+        meminit=False,
+        sync=sync is not Sync.NONE,
+        metasync=sync is Sync.FULL,
+    )

@@ -14,35 +14,32 @@ from itertools import groupby, islice
 import numpy as np
 
 from negd.interfaces import Page, StoreStatistics
-from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
-from negd.storage.lmdb.shelf import author_key, kind_key, number_key, stored_json, tag_key
-from negd.storage.order import LATEST, listing_key, newest_first
-from negd.storage.postings import (
-    EMPTY,
-    KEY,
-    Records,
-    as_list,
-    between,
-    difference,
-    intersection,
-    sorted_records,
-    to_set,
+from negd.storage.lmdb.packed import event_of, kind_of, record_of, unpack
+from negd.storage.lmdb.postings import (
+    NONE,
+    POSTING,
+    SERIAL,
+    Mask,
+    Postings,
+    Rows,
+    Serials,
+    serial_key,
 )
-
-_FEW_KINDS = 16
-"""Kinds of an author that are looked up rather than found among all that the author has."""
+from negd.storage.lmdb.roll import Kinds, Roll
+from negd.storage.lmdb.shelf import kind_key, number_key, serial_of, tag_key
+from negd.storage.order import LATEST, listing_key, newest_first
 
 _CHECKS = 10
-"""To look at an event costs about as much as to read that many records of a posting list."""
+"""To look at an event costs about as much as to read that many postings of a list."""
 
 _STEPS = 16
-"""To go from record to record costs as much as to read that many of a whole list."""
+"""To go from posting to posting costs as much as to read that many of a whole list."""
 
 _WHOLE = 5000
-"""Records that are read at once rather than walked over from the newest."""
+"""Postings that are read at once rather than walked over from the newest."""
 
 _FEW_LISTS = 256
 """Lists that are walked over side by side; a filter may name ten thousands."""
@@ -63,53 +60,61 @@ class _Condition:
 
 
 class Reader:
-    """Reads of one environment, each in a transaction of its own."""
+    """Reads of one environment, each in a transaction of its own.
 
-    def __init__(self, environment: Environment) -> None:
+    :param roll: ids and kinds in memory; without them they are looked up in the events.
+    """
+
+    def __init__(self, environment: Environment, roll: Roll | None = None) -> None:
         self._environment = environment
+        self._roll = roll
+
+    def _view(self, txn: Transaction, now: float) -> _View:
+        return _View(txn, self._environment.databases, self._roll, now)
 
     def snapshot(self, wanted: Filter, now: float) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`."""
         with self._environment.read() as txn:
-            view = _View(txn, self._environment.databases, now)
+            view = self._view(txn, now)
             if wanted.limit is not None and wanted.limit <= _WHOLE:
                 return RecordSet.from_records(b"".join(view.listing(wanted, None, wanted.limit)))
-            found = to_set(view.select(wanted))
+            found = view.snapshot(wanted)
         return found if wanted.limit is None else found.newest(wanted.limit)
 
     def page(self, wanted: Filter, after: bytes | None, size: int, now: float) -> Page:
         """See :meth:`negd.interfaces.IEventStore.query`."""
         with self._environment.read() as txn:
-            view = _View(txn, self._environment.databases, now)
+            view = self._view(txn, now)
             return view.page(view.listing(wanted, after, size + 1), size)
 
     def page_of(self, records: Sequence[bytes], size: int, now: float) -> Page:
         """The page of these records; one beyond ``size`` says that there are more."""
         with self._environment.read() as txn:
-            return _View(txn, self._environment.databases, now).page(records, size)
+            return self._view(txn, now).page(records, size)
 
     def count(self, wanted: Filter, now: float) -> int:
         """See :meth:`negd.interfaces.IEventStore.count`."""
         with self._environment.read() as txn:
-            found = len(_View(txn, self._environment.databases, now).select(wanted))
+            found = len(self._view(txn, now).select(wanted).serials)
         return found if wanted.limit is None else min(found, wanted.limit)
 
     def fetch(self, ids: Iterable[bytes], now: float) -> dict[bytes, bytes]:
         """See :meth:`negd.interfaces.IEventStore.fetch`."""
         with self._environment.read() as txn:
-            return _View(txn, self._environment.databases, now).fetch(ids)
+            return self._view(txn, now).fetch(ids)
 
     def known(self, ids: Iterable[bytes], now: float) -> set[bytes]:
         """See :meth:`negd.interfaces.IEventStore.known`."""
         with self._environment.read() as txn:
-            view = _View(txn, self._environment.databases, now)
+            view = self._view(txn, now)
             cursor = txn.cursor(self._environment.databases.ids)
-            return {i for i in ids if cursor.set_key(i)} - view.expired_ids()
+            serials = ((i, serial_of(cursor, i)) for i in ids)
+            return {i for i, serial in serials if serial is not None and view.serves(serial)}
 
     def statistics(self, now: float) -> StoreStatistics:
         """See :meth:`negd.interfaces.IEventStore.statistics`."""
         with self._environment.read() as txn:
-            expired = _View(txn, self._environment.databases, now).expired
+            expired = self._view(txn, now).expired
             events = txn.stat(self._environment.databases.events)["entries"]
         return StoreStatistics(events - len(expired), self._environment.bytes)
 
@@ -123,29 +128,43 @@ class Reader:
 class _View:
     """The store as one read transaction sees it."""
 
-    def __init__(self, txn: Transaction, databases: Databases, now: float) -> None:
+    def __init__(
+        self, txn: Transaction, databases: Databases, roll: Roll | None, now: float
+    ) -> None:
         self._txn = txn
         self._databases = databases
+        self._roll = roll
         self.expired = self._find_expired(now)
 
-    def _find_expired(self, now: float) -> Records:
-        cursor = self._txn.cursor(self._databases.expiry)
-        found = []
-        for key, record in cursor:
+    def _find_expired(self, now: float) -> set[bytes]:
+        """The serials of what must not be served."""
+        found = set()
+        for key, value in self._txn.cursor(self._databases.expiry):
             if int.from_bytes(key, "big") > now:
                 break
-            found.append(record)
-        return np.sort(np.array(found, KEY))
+            found.add(value[8:])
+        return found
 
-    def expired_ids(self) -> set[bytes]:
-        """The ids of what must not be served."""
-        return {record[_ID] for record in as_list(self.expired)}
+    def serves(self, serial: bytes) -> bool:
+        """Whether the event has not expired."""
+        return serial not in self.expired
 
     def fetch(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """The JSON of those that are held."""
-        gone = self.expired_ids()
-        found = ((i, stored_json(self._txn, self._databases, i)) for i in ids if i not in gone)
-        return {event_id: json for event_id, json in found if json is not None}
+        return {event_id: unpack(packed) for event_id, _, packed in self._held(ids)}
+
+    def _held(self, ids: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Id, serial and stored form of those that are held."""
+        cursor = self._txn.cursor(self._databases.ids)
+        for event_id in ids:
+            serial = serial_of(cursor, event_id)
+            if serial is not None and self.serves(serial):
+                packed = self._packed(serial)
+                if packed is not None:
+                    yield event_id, serial, packed
+
+    def _packed(self, serial: bytes) -> bytes | None:
+        return self._txn.get(serial, db=self._databases.events)
 
     def page(self, records: Sequence[bytes], size: int) -> Page:
         """See :meth:`Reader.page_of`."""
@@ -155,7 +174,11 @@ class _View:
 
     # --- filters --------------------------------------------------------------------------------
 
-    def select(self, wanted: Filter) -> Records:
+    def snapshot(self, wanted: Filter) -> RecordSet:
+        """The records of all that matches, but for the limit."""
+        return self._records(self.select(wanted))
+
+    def select(self, wanted: Filter) -> Postings:
         """All that matches, but for the limit: the shortest list, cut by the others."""
         if wanted.ids is not None:
             return self._select_ids(wanted)
@@ -163,25 +186,58 @@ class _View:
         found = self._read(conditions[0], wanted)
         to_check = False
         for condition in conditions[1:]:
-            if _CHECKS * len(found) < condition.size:
+            if self._roll is not None and condition.database == self._databases.kinds:
+                found = self._of_kinds(found, wanted)
+            elif _CHECKS * len(found.serials) < condition.size:
                 to_check = True
             else:
-                found = intersection(found, self._read(condition, wanted))
-        found = difference(found, self.expired)
+                found = found.among(self._read(condition, wanted).serials)
+        gone = np.array([int.from_bytes(serial, "big") for serial in self.expired], np.int64)
+        found = found.without(gone)
         return self._checked(found, wanted) if to_check else found
 
-    def _select_ids(self, wanted: Filter) -> Records:
-        events = map(decode, self.fetch(wanted.ids or ()).values())
-        return np.sort(np.array([e.record for e in events if wanted.matches(e)], KEY))
+    def _select_ids(self, wanted: Filter) -> Postings:
+        held = self._held(wanted.ids or ())
+        return _postings(
+            [
+                record_of(packed)[:8] + serial
+                for _, serial, packed in held
+                if wanted.matches(event_of(packed))
+            ]
+        )
 
-    def _checked(self, records: Records, wanted: Filter) -> Records:
-        matching = [self._matches(record, wanted) for record in as_list(records)]
-        checked: Records = records[np.array(matching, bool)]
-        return checked
+    def _of_kinds(self, postings: Postings, wanted: Filter) -> Postings:
+        """Those of the wanted kinds."""
+        _, kinds, mask = self._entries(postings.serials)
+        return postings.where(mask & np.isin(kinds, np.array(wanted.kinds, np.uint16)))
 
-    def _matches(self, record: bytes, wanted: Filter) -> bool:
-        json = stored_json(self._txn, self._databases, record[_ID])
-        return json is not None and wanted.matches(decode(json))
+    def _checked(self, postings: Postings, wanted: Filter) -> Postings:
+        serials = map(serial_key, postings.serials.tolist())
+        return postings.where(np.array([self._matches(s, wanted) for s in serials], bool))
+
+    def _matches(self, serial: bytes, wanted: Filter) -> bool:
+        packed = self._packed(serial)
+        if packed is None or (wanted.kinds and kind_of(packed) not in wanted.kinds):
+            return False
+        return wanted.matches(event_of(packed))
+
+    def _records(self, postings: Postings) -> RecordSet:
+        ids, _, mask = self._entries(postings.serials)
+        rows = np.empty((len(ids), RECORD_SIZE), np.uint8)
+        rows[:, :8] = postings.times.astype(">u8").view(np.uint8).reshape(-1, 8)
+        rows[:, 8:] = ids
+        return RecordSet.from_records(rows if mask.all() else rows[mask])
+
+    def _entries(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
+        """Ids and kinds of events, and which of them are there at all."""
+        ids, kinds, mask = (self._roll or Roll.EMPTY).find(serials)
+        for place in np.flatnonzero(~mask).tolist():
+            packed = self._packed(serial_key(int(serials[place])))
+            if packed is not None:
+                ids[place] = np.frombuffer(packed, np.uint8, 32)
+                kinds[place] = kind_of(packed)
+                mask[place] = True
+        return ids, kinds, mask
 
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
@@ -190,29 +246,26 @@ class _View:
             found = self._walk(conditions, wanted, after, most)
             if found is not None:
                 return found
-        return newest_first(to_set(self.select(wanted)), after, most)
+        return newest_first(self.snapshot(wanted), after, most)
 
     def _walk(
         self, conditions: list[_Condition], wanted: Filter, after: bytes | None, most: int
     ) -> list[bytes] | None:
         """As :meth:`listing`, looking at one event after another; None where few match."""
-        expired = set(as_list(self.expired))
         found: list[bytes] = []
-        for looked, record in enumerate(self._descending(conditions[0], wanted, after)):
+        for looked, (record, serial) in enumerate(self._descending(conditions[0], wanted, after)):
             if len(found) == most:
                 break
             if looked == _PATIENCE * most:
                 return None
-            if record in expired:
-                continue
-            if len(conditions) == 1 or self._matches(record, wanted):
+            if self.serves(serial) and (len(conditions) == 1 or self._matches(serial, wanted)):
                 found.append(record)
         return found
 
     def _descending(
         self, condition: _Condition, wanted: Filter, after: bytes | None
-    ) -> Iterator[bytes]:
-        """The records in the lists and bounds, newest first, after a record."""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Records and serials in the lists and bounds, newest first, after a record."""
         last = LATEST if wanted.until is None else wanted.until
         if after is not None:
             last = min(last, int.from_bytes(after[:8], "big"))
@@ -220,10 +273,12 @@ class _View:
             _backwards(self._txn.cursor(condition.database), key, last) for key in condition.keys
         ]
         floor = b"" if after is None else listing_key(after)
-        for second, records in groupby(merge(*streams, reverse=True), lambda record: record[:8]):
+        for second, values in groupby(merge(*streams, reverse=True), lambda value: value[:8]):
             if wanted.since is not None and int.from_bytes(second, "big") < wanted.since:
                 return
-            yield from (r for r in sorted(set(records)) if listing_key(r) > floor)
+            found = [(self._packed(serial), serial) for serial in {value[8:] for value in values}]
+            records = sorted((record_of(p), serial) for p, serial in found if p is not None)
+            yield from (item for item in records if listing_key(item[0]) > floor)
 
     # --- posting lists --------------------------------------------------------------------------
 
@@ -232,8 +287,8 @@ class _View:
         databases = self._databases
         found = []
         if wanted.authors is not None:
-            found.append(self._condition(databases.authors, self._author_keys(wanted)))
-        elif wanted.kinds is not None:
+            found.append(self._condition(databases.authors, wanted.authors))
+        if wanted.kinds is not None:
             found.append(self._condition(databases.kinds, map(kind_key, wanted.kinds)))
         for letter, values in wanted.tags:
             keys = (tag_key(letter, value) for value in values)
@@ -245,42 +300,31 @@ class _View:
         sizes = {key: cursor.count() for key in keys if cursor.set_key(key)}
         return _Condition(database, list(sizes), sum(sizes.values()))
 
-    def _author_keys(self, wanted: Filter) -> Iterator[bytes]:
-        """The keys of the authors' lists, of the wanted kinds only where the filter names some."""
-        cursor = self._txn.cursor(self._databases.authors)
-        for author in wanted.authors or ():
-            if wanted.kinds is not None and len(wanted.kinds) <= _FEW_KINDS:
-                yield from (author_key(author, kind) for kind in wanted.kinds)
-                continue
-            found = cursor.set_range(author)
-            while found and (key := cursor.key()).startswith(author):
-                if wanted.kinds is None or int.from_bytes(key[32:], "big") in wanted.kinds:
-                    yield key
-                found = cursor.next_nodup()
-
     def _everything(self) -> _Condition:
         database = self._databases.kinds
         keys = self._txn.cursor(database).iternext_nodup(values=False)
         return _Condition(database, list(keys), self._txn.stat(database)["entries"])
 
-    def _read(self, condition: _Condition, wanted: Filter) -> Records:
-        """All records of the lists within the filter's bounds."""
+    def _read(self, condition: _Condition, wanted: Filter) -> Postings:
+        """All postings of the lists within the filter's bounds."""
         if not condition.keys:
-            return EMPTY
+            return NONE
         if wanted.since is not None:
             few = self._read_since(condition, wanted, wanted.since)
             if few is not None:
                 return few
         cursor = self._txn.cursor(condition.database)
-        data = cursor.getmulti(
-            condition.keys, dupdata=True, dupfixed_bytes=RECORD_SIZE, keyfixed=True
-        )
-        pairs = np.frombuffer(data, np.uint8).reshape(-1, len(condition.keys[0]) + RECORD_SIZE)
-        records = sorted_records(pairs[:, -RECORD_SIZE:], single=len(condition.keys) == 1)
-        return between(records, wanted.since, wanted.until)
+        data = cursor.getmulti(condition.keys, dupdata=True, dupfixed_bytes=POSTING, keyfixed=True)
+        pairs = np.frombuffer(data, np.uint8).reshape(-1, len(condition.keys[0]) + POSTING)
+        found = Postings.of(pairs[:, -POSTING:]).between(wanted.since, wanted.until)
+        return found.distinct() if self._overlaps(condition) else found
 
-    def _read_since(self, condition: _Condition, wanted: Filter, since: int) -> Records | None:
-        """As :meth:`_read`, one record after another; None where that are too many."""
+    def _overlaps(self, condition: _Condition) -> bool:
+        """Whether one event can be in several of the lists."""
+        return condition.database == self._databases.tags and len(condition.keys) > 1
+
+    def _read_since(self, condition: _Condition, wanted: Filter, since: int) -> Postings | None:
+        """As :meth:`_read`, one posting after another; None where that are too many."""
         last = LATEST if wanted.until is None else wanted.until
         most = int(condition.size // _STEPS)
         found: list[bytes] = []
@@ -288,23 +332,27 @@ class _View:
         for key in condition.keys:
             if not cursor.set_range_dup(key, _first_of(since)):
                 continue
-            for record in islice(cursor.iternext_dup(), most + 1 - len(found)):
-                if int.from_bytes(record[:8], "big") > last:
+            for value in islice(cursor.iternext_dup(), most + 1 - len(found)):
+                if int.from_bytes(value[:8], "big") > last:
                     break
-                found.append(record)
+                found.append(value)
             if len(found) > most:
                 return None
-        rows = np.frombuffer(b"".join(found), np.uint8).reshape(-1, RECORD_SIZE)
-        return sorted_records(rows, single=len(condition.keys) == 1)
+        postings = _postings(found)
+        return postings.distinct() if self._overlaps(condition) else postings
+
+
+def _postings(values: list[bytes]) -> Postings:
+    return Postings.of(np.frombuffer(b"".join(values), np.uint8).reshape(-1, POSTING))
 
 
 def _first_of(second: int) -> bytes:
-    """No record of that second or a later one is below this."""
-    return number_key(second) + bytes(32)
+    """No posting of that second or a later one is below this."""
+    return number_key(second) + bytes(SERIAL)
 
 
 def _backwards(cursor: Cursor, key: bytes, last: int) -> Iterator[bytes]:
-    """One list's records from the end of second ``last`` backwards."""
+    """One list's postings from the end of second ``last`` backwards."""
     if last < LATEST and cursor.set_range_dup(key, _first_of(last + 1)):
         found = cursor.prev_dup()
     else:

@@ -7,9 +7,10 @@ thread and a few reader threads do what may touch the disk.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -28,19 +29,25 @@ from negd.interfaces import (
     VerifyReport,
 )
 from negd.nostr.event import Event
-from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.filter import Filter, from_json
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.book import LmdbBook
-from negd.storage.lmdb.environment import FIRST_MAP, Environment, Transaction
+from negd.storage.lmdb.environment import FIRST_MAP, SCHEMA, Environment, Sync, Transaction
+from negd.storage.lmdb.live import LiveSets, Sets, bases, find
+from negd.storage.lmdb.loading import Memory, load
 from negd.storage.lmdb.read_pool import ReadPool
 from negd.storage.lmdb.reader import Reader
+from negd.storage.lmdb.rewrite import rewrite
+from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.shelf import LmdbShelf
 from negd.storage.lmdb.verify import Verification
 from negd.storage.lmdb.writer import Changes, Work, Writer
 from negd.storage.order import newest_first
 from negd.storage.watches import Watches
+
+T = TypeVar("T")
 
 log = Logger()
 
@@ -49,8 +56,11 @@ _READERS = 2
 _SWEEP = 1000
 """Expired events that one transaction removes at most."""
 
-_MOST_TOUCHED = 20_000
-"""Records by which the record set may be behind the last commit."""
+_SYNC = 1.0
+"""Seconds after a commit that was not waited for until it is on the disk at the latest."""
+
+_TOLD = 100_000
+"""Events of a store that is being upgraded between two lines in the log."""
 
 _SWITCH = 0.0005
 """Seconds after which a thread that computes lets others have the interpreter. LMDB gives it up in
@@ -72,7 +82,7 @@ async def open_lmdb(
     """
     if not argument:
         raise ConfigError("store 'lmdb:' names no folder: expected lmdb:PATH")
-    return await LmdbStorage.open(argument, reactor, read_only)
+    return await LmdbStorage.open(argument, reactor, read_only, settings)
 
 
 @implementer(IStorage)
@@ -93,32 +103,40 @@ class LmdbStorage:
         folder: str,
         reactor: Any,
         read_only: bool = False,
+        settings: StoreSettings = StoreSettings(),
         *,
         first_map: int = FIRST_MAP,
         max_entries: int = MAX_ENTRIES,
     ) -> LmdbStorage:
-        """Open the store in a folder.
+        """Open the store in a folder; one of an older layout is upgraded first.
 
         :param first_map: bytes of address space to begin with.
         :param max_entries: ledger entries kept of one peer.
         :raises StorageError: it cannot be opened.
         """
         sys.setswitchinterval(min(_SWITCH, sys.getswitchinterval()))
+        sync = Sync.FULL if settings.durability == "fsync" else Sync.DATA
+        standing = bases(map(from_json, settings.standing))
         pool = ReadPool(reactor, folder, _READERS)
         try:
-            environment = await pool(Environment, folder, read_only, first_map)
-            reader = Reader(environment)
-            live = None if read_only else await pool(reader.snapshot, EVERYTHING, 0)
-            expiry = await pool(reader.first_expiry)
+            environment = await pool(Environment, folder, read_only, first_map, sync)
+            try:
+                memory = None if read_only else await pool(_prepare, environment, standing)
+                expiry = await pool(Reader(environment).first_expiry)
+            except BaseException:
+                environment.close()
+                raise
         except BaseException:
             await pool.stop()
             raise
-        events = LmdbStore(reactor, environment, pool, live, expiry)
+        events = LmdbStore(reactor, environment, pool, memory, expiry)
+        if sync is Sync.DATA:
+            events.sync_after(_SYNC)
 
         def read(work: Callable[[Transaction], Any]) -> Deferred[Any]:
             return pool(_in_transaction, environment, work)
 
-        book = LmdbBook(environment.databases, read, events.write, max_entries)
+        book = LmdbBook(environment, read, events.write, max_entries)
         return cls(environment, pool, events, book)
 
     async def close(self) -> None:
@@ -133,12 +151,27 @@ def _in_transaction(environment: Environment, work: Callable[[Transaction], Any]
         return work(txn)
 
 
+def _prepare(environment: Environment, standing: list[Filter]) -> Memory:
+    """Upgrade a store where that is needed, and read what is kept in memory."""
+    if environment.schema != SCHEMA:
+        name, schemas = environment.folder, f"schema {environment.schema} to {SCHEMA}"
+        log.warn("store {name}: upgrading from {schemas}", name=name, schemas=schemas)
+        rewrite(environment, partial(_tell_upgrade, name))
+        log.warn("store {name}: upgraded", name=name)
+    return load(environment, standing)
+
+
+def _tell_upgrade(name: str, done: int, total: int) -> None:
+    if done % _TOLD == 0:
+        log.warn("store {name}: {done} of {total} events", name=name, done=done, total=total)
+
+
 @implementer(IEventStore)
 class LmdbStore:
     """An :class:`IEventStore` on an environment.
 
-    :param live: the records of all stored events; None opens read-only.
-    :param expiry: the second at which one of them expires first.
+    :param memory: what is kept in memory; None opens read-only.
+    :param expiry: the second at which one of the events expires first.
     """
 
     def __init__(
@@ -146,24 +179,26 @@ class LmdbStore:
         reactor: Any,
         environment: Environment,
         pool: ReadPool,
-        live: RecordSet | None,
+        memory: Memory | None,
         expiry: float,
     ) -> None:
         self._clock = reactor
         self._environment = environment
         self._read = pool
-        self._reader = Reader(environment)
-        self._live = live
+        self._roll = None if memory is None else memory.roll
+        self._reader = Reader(environment, self._roll)
+        self._live = LiveSets({} if memory is None else memory.sets)
+        self._sets: Sets = self._live.sets
         self._behind = False
-        self._next_live = live or RecordSet.EMPTY
-        self._touched: dict[bytes, bool] = {}
-        self._writer = None if live is None else Writer(environment, reactor, self._committed)
+        self._writer = None if memory is None else Writer(environment, reactor, self._committed)
         self._generation = 0
         self._watches = Watches()
         self._expiry = expiry
         self._overdue = False
         self._sweeping: list[Deferred[None]] | None = None
         self._timer: IDelayedCall | None = None
+        self._sync_delay: float | None = None
+        self._sync_timer: IDelayedCall | None = None
         self._stopped = False
         self._set_timer()
 
@@ -190,35 +225,44 @@ class LmdbStore:
     def write(self, work: Work[Any], weight: int = 1) -> Deferred[Any]:
         """Have work done in a write transaction; see :meth:`Writer.submit`."""
         if self._writer is None:
-            refused: Deferred[Any] = Deferred()
-            refused.errback(StorageError(f"store {self._environment.folder} is open for reading"))
-            return refused
+            return self._refused()
         return self._writer.submit(work, weight)
 
+    def _refused(self) -> Deferred[Any]:
+        refused: Deferred[Any] = Deferred()
+        refused.errback(StorageError(f"store {self._environment.folder} is open for reading"))
+        return refused
+
     def _committed(self, changes: Changes) -> Callable[[], None]:
-        """In the writer's thread: bring the record set up to date, and say how to tell of it.
+        """In the writer's thread: bring memory up to date, and say how to tell of it."""
+        assert self._roll is not None
+        self._roll.add(changes.entered)
+        self._roll.drop(changes.left)
+        self._live.follow(changes)
+        return partial(self._publish, changes, self._live.sets, self._live.behind)
 
-        While more is to be written that waits, since it can cost more than the writing: each
-        chunk of the set that is touched is made anew.
-        """
-        self._touched.update(changes.records)
-        if changes.last or len(self._touched) > _MOST_TOUCHED:
-            gone = [record for record, present in self._touched.items() if not present]
-            new = [record for record, present in self._touched.items() if present]
-            self._next_live = self._next_live.delete(b"".join(gone)).insert(b"".join(new))
-            self._touched.clear()
-        return partial(self._publish, changes, self._next_live, bool(self._touched))
-
-    def _publish(self, changes: Changes, live: RecordSet, behind: bool) -> None:
-        self._live, self._behind = live, behind
+    def _publish(self, changes: Changes, sets: Sets, behind: bool) -> None:
+        self._sets, self._behind = sets, behind
         if changes.records:
             self._generation += 1
         if changes.expiry < self._expiry:
             self._expiry = changes.expiry
             self._set_timer()
+        if self._sync_delay is not None and self._sync_timer is None:
+            self._sync_timer = self._clock.callLater(self._sync_delay, self._sync)
         if self._watches:
             for event, json in changes.told:
                 self._watches.tell(event, json)
+
+    def sync_after(self, seconds: float) -> None:
+        """Have commits on the disk so long after them; without this, commits wait for the disk."""
+        self._sync_delay = seconds
+
+    def _sync(self) -> None:
+        self._sync_timer = None
+        self._read(self._environment.sync).addErrback(
+            lambda failure: log.warn("{text}", text=failure.getErrorMessage())
+        )
 
     def watch(self, wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:
         """See :meth:`IEventStore.watch`."""
@@ -273,18 +317,19 @@ class LmdbStore:
     # --- reading --------------------------------------------------------------------------------
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
-        """See :meth:`IEventStore.snapshot`; at once where only seconds and ``limit`` are given."""
+        """See :meth:`IEventStore.snapshot`; at once for everything and for standing filters."""
         records = await self._window(wanted)
         if records is None:
             return await self._read(self._reader.snapshot, wanted, self._clock.seconds())
         return records if wanted.limit is None else records.newest(wanted.limit)
 
     async def _window(self, wanted: Filter) -> RecordSet | None:
-        """The records within the bounds of a filter that has nothing else; None for others.
+        """The records of a filter that a set in memory answers, but for the limit.
 
-        None too while expired events cannot be removed: the reader leaves them out itself.
+        None for other filters, and while expired events cannot be removed: the reader leaves them
+        out itself.
         """
-        if self._live is None or not _has_bounds_only(wanted):
+        if find(self._sets, wanted) is None:
             return None
         self._notice_expiry()
         if self._sweeping is not None:
@@ -293,7 +338,7 @@ class LmdbStore:
             await swept
         if self._behind:
             await self.write(_catch_up)
-        return None if self._overdue else self._live.window(wanted.since, wanted.until)
+        return None if self._overdue else find(self._sets, wanted)
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`."""
@@ -327,19 +372,52 @@ class LmdbStore:
         self, progress: Callable[[int, int], None], repair: bool = False
     ) -> VerifyReport:
         """See :meth:`IEventStore.verify`."""
-        if repair:
-            raise StorageError(f"store {self._environment.folder} cannot be repaired yet")
-        return await Verification(self._environment, self._read, progress).run()
+        verification = Verification(self._environment, self._read, progress)
+        report = await verification.run()
+        if not repair or not report.problems:
+            return report
+        await self._alone(partial(self._rewrite, verification.broken))
+        return replace(report, repaired=verification.found)
 
     async def compact(self) -> CompactReport:
-        """See :meth:`IEventStore.compact`; not done yet."""
-        size = (await self.statistics()).bytes
-        return CompactReport(size, size)
+        """See :meth:`IEventStore.compact`. Writers wait, and readers as the files are exchanged.
+
+        Other processes that read go on with the old file, which takes its room until they end.
+        """
+        before = self._environment.bytes
+        await self._alone(partial(self._rewrite, (), if_smaller=True))
+        return CompactReport(before, self._environment.bytes)
+
+    def _alone(self, work: Callable[[], T]) -> Deferred[T]:
+        """Have something done while nothing is being written."""
+        return self._refused() if self._writer is None else self._writer.submit_alone(work)
+
+    def _rewrite(self, without: Container[int], if_smaller: bool = False) -> None:
+        """In the writer's thread: make the store anew, and what is in memory of it.
+
+        Serials are other ones then, so that until the roll is made anew it must be empty.
+        """
+        assert self._roll is not None
+        self._roll.take(Roll.EMPTY)
+        try:
+            rewrite(self._environment, lambda done, total: None, without, if_smaller)
+        finally:
+            memory = load(self._environment, list(self._live.sets))
+            self._roll.take(memory.roll)
+            self._live = LiveSets(memory.sets)
+            self._clock.callFromThread(self._renew, memory.sets)
+
+    def _renew(self, sets: Sets) -> None:
+        self._sets, self._behind = sets, False
+        self._generation += 1
 
     async def stop(self) -> None:
         """Finish the writes that were accepted; later ones fail."""
         self._stopped = True
         self._set_timer()
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+            self._sync()
         if self._writer is not None:
             await self._writer.stop()
 
@@ -347,10 +425,3 @@ class LmdbStore:
 def _catch_up(txn: Transaction, changes: Changes) -> None:
     """Writes nothing, and has the record set brought up to date."""
     changes.last = True
-
-
-def _has_bounds_only(wanted: Filter) -> bool:
-    """Whether every event within the filter's seconds matches it."""
-    return (
-        wanted.ids is None and wanted.authors is None and wanted.kinds is None and not wanted.tags
-    )

@@ -10,21 +10,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
+import lmdb
 from twisted.internet.defer import Deferred, DeferredList
 
 from negd.errors import StorageError
 from negd.interfaces import VerifyReport
-from negd.nostr.event import Event, InvalidEvent, check, decode
+from negd.nostr.event import Event, InvalidEvent, check
 from negd.nostr.lifecycle import address_of
-from negd.storage.lmdb.environment import Database, Environment, Transaction
+from negd.storage.lmdb.environment import Environment, Transaction
+from negd.storage.lmdb.packed import event_of
+from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.read_pool import ReadPool
-from negd.storage.lmdb.shelf import address_key, number_key, posting_keys, stored_json
+from negd.storage.lmdb.shelf import IDS, address_key, last_serial, posting_keys, serial_of
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000
 _LISTS = ("kinds", "authors", "tags", "expiry")
+
+_FaultFinder: TypeAlias = Callable[[Transaction, str, bytes, bytes], str | None]
+"""What is wrong with an entry: called with the name of the index, a key and a value."""
 
 
 @dataclass
@@ -37,14 +43,18 @@ class _Piece:
 
     read: int = 0
     problems: list[str] = field(default_factory=list)
+    broken: set[int] = field(default_factory=set)
     entries: Counter[str] = field(default_factory=Counter)
     following: int | None = None
+    unreadable: bool = False
 
 
 class Verification:
     """One run over a store.
 
     :param progress: told (events read, events in all) in the reactor thread.
+    :ivar broken: the serials of what is no valid event.
+    :ivar found: how many problems were found, listed or not.
     """
 
     def __init__(
@@ -59,16 +69,18 @@ class Verification:
         self._total = 0
         self._entries: Counter[str] = Counter()
         self._problems: list[str] = []
-        self._unlisted = 0
+        self.broken: set[int] = set()
+        self._unreadable = False
+        self.found = 0
 
     async def run(self) -> VerifyReport:
         """Look at everything, as far as LMDB can read its own pages."""
         try:
             await self._run()
         except StorageError as error:
-            self._problems.append(error.text)
-        if self._unlisted:
-            self._problems.append(f"and {self._unlisted} more")
+            self._report([error.text])
+        if self.found > len(self._problems):
+            self._problems.append(f"and {self.found - len(self._problems)} more")
         return VerifyReport(self._read, self._problems)
 
     async def _run(self) -> None:
@@ -82,7 +94,7 @@ class Verification:
             if not done:
                 result.raiseException()
         counts = await self._pool(self._count_entries)
-        if self._problems or counts != self._entries:
+        if not self._unreadable and (self._problems or counts != self._entries):
             await self._search_entries()
 
     def _count_entries(self) -> Counter[str]:
@@ -98,23 +110,20 @@ class Verification:
     async def _search_entries(self) -> None:
         """Find the entries that should not be there, or that came while this was running."""
         for name in _LISTS:
-            await self._list(name)
-        await self._pieces(self._check_ids)
-        await self._pieces(self._check_addresses)
+            await self._search(name, self._posting_fault)
+        await self._search("ids", self._id_fault)
+        await self._search("addresses", self._address_fault)
 
     def _size(self) -> tuple[int, int]:
         """How many events there are, and the last serial."""
         with self._environment.read() as txn:
-            cursor = txn.cursor(self._databases.events)
-            last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
-            return txn.stat(self._databases.events)["entries"], last
+            return txn.stat(self._databases.events)["entries"], last_serial(txn, self._databases)
 
     def _report(self, problems: Iterable[str]) -> None:
         for problem in problems:
+            self.found += 1
             if len(self._problems) < _MOST_PROBLEMS:
                 self._problems.append(problem)
-            else:
-                self._unlisted += 1
 
     # --- from events to indexes -----------------------------------------------------------------
 
@@ -126,115 +135,115 @@ class Verification:
             position = piece.following
             self._read += piece.read
             self._entries += piece.entries
+            self.broken |= piece.broken
+            self._unreadable |= piece.unreadable
             self._report(piece.problems)
             self._progress(self._read, max(self._read, self._total))
 
     def _check_events(self, begin: int, end: int) -> _Piece:
-        piece = _Piece()
-        with self._environment.read() as txn:
-            cursor = txn.cursor(self._databases.events)
-            if not cursor.set_range(number_key(begin)):
-                return piece
-            for serial, json in islice(cursor, _PIECE):
-                number = int.from_bytes(serial, "big")
-                if number >= end:
-                    return piece
-                piece.read += 1
-                try:
-                    self._check_event(txn, piece, serial, decode(json))
-                except InvalidEvent as error:
-                    piece.problems.append(f"events: number {number} is {error.text}")
-        piece.following = number + 1
+        """One after another by its number: LMDB ends the process if it walks on to a bad page."""
+        stop = min(end, begin + _PIECE)
+        piece = _Piece(following=stop if stop < end else None)
+        number = begin
+        try:
+            with self._environment.read() as txn:
+                for number in range(begin, stop):
+                    packed = txn.get(serial_key(number), db=self._databases.events)
+                    if packed is not None:
+                        self._check_packed(txn, piece, number, packed)
+        except lmdb.Error as error:
+            piece.unreadable = True
+            piece.problems.append(f"events: number {number} cannot be read: {error}")
+            piece.following = number + 1 if number + 1 < end else None
         return piece
 
+    def _check_packed(self, txn: Transaction, piece: _Piece, number: int, packed: bytes) -> None:
+        piece.read += 1
+        try:
+            self._check_event(txn, piece, serial_key(number), event_of(packed))
+        except InvalidEvent as error:
+            piece.broken.add(number)
+            piece.problems.append(f"events: number {number} is {error.text}")
+
     def _check_event(self, txn: Transaction, piece: _Piece, serial: bytes, event: Event) -> None:
-        faults = [check(event)]
+        faults = []
+        fault = check(event)
+        if fault is not None:
+            piece.broken.add(int.from_bytes(serial, "big"))
+            faults.append(fault)
         piece.entries["ids"] += 1
-        if txn.get(event.id_bytes, db=self._databases.ids) != serial:
+        if serial_of(txn.cursor(self._databases.ids), event.id_bytes) != serial:
             faults.append("not in ids")
+        value = posting(event.created_at, serial)
         for database, key in posting_keys(self._databases, event):
             name = self._names[database]
             piece.entries[name] += 1
-            if not txn.cursor(database).set_key_dup(key, event.record):
+            if not txn.cursor(database).set_key_dup(key, value):
                 faults.append(f"not in {name} under {key.hex()}")
         address = address_of(event)
         if address is not None:
             piece.entries["addresses"] += 1
-            if txn.get(address_key(address), db=self._databases.addresses) != event.id_bytes:
+            if txn.get(address_key(address), db=self._databases.addresses) != serial:
                 faults.append("does not hold its address")
-        piece.problems += [f"event {event.id}: {fault}" for fault in faults if fault is not None]
+        piece.problems += [f"event {event.id}: {fault}" for fault in faults]
 
     # --- from indexes to events -----------------------------------------------------------------
 
-    async def _list(self, name: str) -> None:
+    async def _search(self, name: str, fault: _FaultFinder) -> None:
         position: tuple[bytes, bytes] | None = (b"\0", b"")
         while position is not None:
-            problems, position = await self._pool(self._check_entries, name, position)
+            problems, position = await self._pool(self._check_entries, name, position, fault)
             self._report(problems)
 
     def _check_entries(
-        self, name: str, position: tuple[bytes, bytes]
+        self, name: str, position: tuple[bytes, bytes], fault: _FaultFinder
     ) -> tuple[list[str], tuple[bytes, bytes] | None]:
-        problems: list[str] = []
-        database = getattr(self._databases, name)
         with self._environment.read() as txn:
-            cursor = txn.cursor(database)
-            key, record = position
-            if not (cursor.set_range_dup(key, record) or cursor.set_range(key + b"\0")):
-                return problems, None
+            cursor = txn.cursor(getattr(self._databases, name))
+            key, value = position
+            if not value or name == "addresses":
+                found = cursor.set_range(key)
+            else:
+                found = cursor.set_range_dup(key, value) or cursor.set_range(key + b"\0")
+            if not found:
+                return [], None
             piece = list(islice(cursor, _PIECE + 1))
-            places = {record: self._places(txn, record) for record in {r for _, r in piece}}
-        for key, record in piece[:_PIECE]:
-            if (database, key) not in places[record]:
-                problems.append(f"{name}: lists {record[8:].hex()} wrongly under {key.hex()}")
+            faults = [fault(txn, name, key, value) for key, value in piece[:_PIECE]]
+        problems = [f"{name}: {fault}" for fault in faults if fault is not None]
         return problems, piece[_PIECE] if len(piece) > _PIECE else None
 
-    def _places(self, txn: Transaction, record: bytes) -> set[tuple[Database, bytes]]:
-        """Where the record belongs; nowhere if there is no such event."""
-        event = self._event(txn, record[8:])
-        if event is None or event.record != record:
-            return set()
-        return set(posting_keys(self._databases, event))
+    def _posting_fault(self, txn: Transaction, name: str, key: bytes, value: bytes) -> str | None:
+        serial = value[8:]
+        event = self._event(txn, serial)
+        place = (getattr(self._databases, name), key)
+        if event is None:
+            return f"lists number {_number(serial)} wrongly under {key.hex()}"
+        if posting(event.created_at, serial) == value:
+            if place in posting_keys(self._databases, event):
+                return None
+        return f"lists {event.id} wrongly under {key.hex()}"
 
-    def _event(self, txn: Transaction, event_id: bytes) -> Event | None:
-        json = stored_json(txn, self._databases, event_id)
+    def _id_fault(self, txn: Transaction, name: str, key: bytes, value: bytes) -> str | None:
+        event_id, serial = value[:32], value[32:]
+        event = self._event(txn, serial)
+        if key == IDS and event is not None and event.id_bytes == event_id:
+            return None
+        return f"{event_id.hex()} is listed and not stored"
+
+    def _address_fault(self, txn: Transaction, name: str, key: bytes, serial: bytes) -> str | None:
+        event = self._event(txn, serial)
+        address = None if event is None else address_of(event)
+        if address is not None and address_key(address) == key:
+            return None
+        return f"number {_number(serial)} holds what it has no right to"
+
+    def _event(self, txn: Transaction, serial: bytes) -> Event | None:
+        packed = txn.get(serial, db=self._databases.events)
         try:
-            return None if json is None else decode(json)
+            return None if packed is None else event_of(packed)
         except InvalidEvent:
             return None
 
-    async def _pieces(self, check_piece: Callable[[bytes], tuple[list[str], bytes | None]]) -> None:
-        position: bytes | None = b"\0"
-        while position is not None:
-            problems, position = await self._pool(check_piece, position)
-            self._report(problems)
 
-    def _check_ids(self, begin: bytes) -> tuple[list[str], bytes | None]:
-        problems: list[str] = []
-        with self._environment.read() as txn:
-            piece = _piece(txn, self._databases.ids, begin)
-            for event_id, _ in piece:
-                event = self._event(txn, event_id)
-                if event is None or event.id_bytes != event_id:
-                    problems.append(f"ids: {event_id.hex()} is listed and not stored")
-        return problems, _following(piece)
-
-    def _check_addresses(self, begin: bytes) -> tuple[list[str], bytes | None]:
-        problems: list[str] = []
-        with self._environment.read() as txn:
-            piece = _piece(txn, self._databases.addresses, begin)
-            for key, event_id in piece:
-                event = self._event(txn, event_id)
-                address = None if event is None else address_of(event)
-                if address is None or address_key(address) != key:
-                    problems.append(f"addresses: {event_id.hex()} holds what it has no right to")
-        return problems, _following(piece)
-
-
-def _piece(txn: Transaction, database: Database, begin: bytes) -> list[tuple[bytes, bytes]]:
-    cursor = txn.cursor(database)
-    return list(islice(cursor, _PIECE)) if cursor.set_range(begin) else []
-
-
-def _following(piece: list[tuple[bytes, bytes]]) -> bytes | None:
-    return piece[-1][0] + b"\0" if len(piece) == _PIECE else None
+def _number(serial: bytes) -> int:
+    return int.from_bytes(serial, "big")

@@ -6,7 +6,7 @@ of single events costs a few fsyncs, and a lone event waits for nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -41,12 +41,16 @@ class Changes:
     """What one transaction did, for those who must know once it is committed.
 
     :ivar records: each record touched, and whether it is there now.
+    :ivar entered: serial, id and kind of each new event, in the order of serials.
+    :ivar left: serials of the events that are gone.
     :ivar told: new events for watchers, in order, with their JSON.
     :ivar expiry: the earliest second at which something in this transaction expires.
     :ivar last: whether nothing waits to be written after this.
     """
 
     records: dict[bytes, bool] = field(default_factory=dict)
+    entered: list[tuple[int, bytes, int]] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
     told: list[tuple[Event, bytes]] = field(default_factory=list)
     expiry: float = float("inf")
     last: bool = False
@@ -60,6 +64,12 @@ Work = Callable[[Transaction, Changes], T]
 class _Job(Generic[T]):
     work: Work[T]
     weight: int
+    done: Deferred[T]
+
+
+@dataclass(eq=False)
+class _Alone(Generic[T]):
+    work: Callable[[], T]
     done: Deferred[T]
 
 
@@ -81,7 +91,8 @@ class Writer:
         self._environment = environment
         self._reactor = reactor
         self._committed = committed
-        self._line: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._line: SimpleQueue[_Job[Any] | _Alone[Any] | None] = SimpleQueue()
+        self._next_alone: _Alone[Any] | None = None
         self._stopped: Deferred[None] | None = None
         self._thread = Thread(target=self._run, name="negd-lmdb-writer", daemon=True)
         self._thread.start()
@@ -95,11 +106,18 @@ class Writer:
         :param weight: how many events the work is about.
         """
         done: Deferred[T] = Deferred(lambda _: None)
+        return self._put(_Job(work, weight, done))
+
+    def submit_alone(self, work: Callable[[], T]) -> Deferred[T]:
+        """Have something done while no transaction is open; otherwise as :meth:`submit`."""
+        return self._put(_Alone(work, Deferred(lambda _: None)))
+
+    def _put(self, job: _Job[T] | _Alone[T]) -> Deferred[T]:
         if self._stopped is not None:
-            done.errback(StorageError("the store is closed"))
+            job.done.errback(StorageError("the store is closed"))
         else:
-            self._line.put(_Job(work, weight, done))
-        return done
+            self._line.put(job)
+        return job.done
 
     async def stop(self) -> None:
         """Finish what was submitted, then end the thread."""
@@ -113,7 +131,13 @@ class Writer:
 
     def _run(self) -> None:
         while (job := self._line.get()) is not None:
-            self._serve([job])
+            if isinstance(job, _Job):
+                self._serve([job])
+            else:
+                self._next_alone = job
+            if self._next_alone is not None:
+                self._serve_alone(self._next_alone)
+                self._next_alone = None
         assert self._stopped is not None
         self._reactor.callFromThread(self._stopped.callback, None)
 
@@ -123,13 +147,20 @@ class Writer:
             results, changes = self._commit(jobs, others)
             changes.last = changes.last or self._line.empty()
             publish = self._committed(changes)
-        except lmdb.Error as error:
-            failure = Failure(StorageError(f"store {self._environment.folder}: {error}"))
-            self._reactor.callFromThread(_fail, jobs, failure)
+        except lmdb.Error:
+            self._reactor.callFromThread(_fail, jobs, self._explained(Failure()))
         except Exception:
             self._blame(jobs, Failure())
         else:
             self._reactor.callFromThread(_give, publish, jobs, results)
+
+    def _serve_alone(self, job: _Alone[Any]) -> None:
+        try:
+            result = job.work()
+        except Exception:
+            self._reactor.callFromThread(_fail, [job], self._explained(Failure()))
+        else:
+            self._reactor.callFromThread(_give, _nothing, [job], [result])
 
     def _blame(self, jobs: list[_Job[Any]], failure: Failure) -> None:
         """The fault is in one of the works: only that one is to fail."""
@@ -137,10 +168,15 @@ class Writer:
             for job in jobs:
                 self._serve([job], others=False)
             return
-        if not failure.check(NegdError):
-            log.failure("a write failed", failure)
-            failure = Failure(StorageError(f"the write failed: {failure.value!r}"))
-        self._reactor.callFromThread(_fail, jobs, failure)
+        self._reactor.callFromThread(_fail, jobs, self._explained(failure))
+
+    def _explained(self, failure: Failure) -> Failure:
+        if failure.check(NegdError):
+            return failure
+        if failure.check(lmdb.Error):
+            return Failure(StorageError(f"store {self._environment.folder}: {failure.value}"))
+        log.failure("a write failed", failure)
+        return Failure(StorageError(f"the write failed: {failure.value!r}"))
 
     def _commit(self, jobs: list[_Job[Any]], others: bool) -> tuple[list[Any], Changes]:
         while True:
@@ -166,24 +202,33 @@ class Writer:
         return results, changes
 
     def _next(self) -> _Job[Any] | None:
-        """The next in line; none where the line is empty or at its end."""
+        """The next in line that can join a transaction, if there is one."""
         try:
             job = self._line.get_nowait()
         except Empty:
             return None
+        if isinstance(job, _Job):
+            return job
         if job is None:
             self._line.put(None)
-        return job
+        self._next_alone = job
+        return None
 
 
-def _give(publish: Callable[[], None], jobs: list[_Job[Any]], results: list[Any]) -> None:
+def _nothing() -> None:
+    """There is nothing to tell of."""
+
+
+def _give(
+    publish: Callable[[], None], jobs: Sequence[_Job[Any] | _Alone[Any]], results: list[Any]
+) -> None:
     publish()
     for job, result in zip(jobs, results, strict=True):
         if not job.done.called:
             job.done.callback(result)
 
 
-def _fail(jobs: list[_Job[Any]], failure: Failure) -> None:
+def _fail(jobs: Sequence[_Job[Any] | _Alone[Any]], failure: Failure) -> None:
     for job in jobs:
         if not job.done.called:
             job.done.errback(failure)

@@ -1,0 +1,80 @@
+"""What a writing process keeps in memory of a store, read in bulk as it opens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from negd.nostr.filter import EVERYTHING, Filter
+from negd.reconcile import RECORD_SIZE, RecordSet
+from negd.storage.lmdb.environment import Database, Environment, Transaction
+from negd.storage.lmdb.live import Sets
+from negd.storage.lmdb.postings import POSTING, SERIAL, Mask, Rows, Serials, numbers
+from negd.storage.lmdb.reader import Reader
+from negd.storage.lmdb.roll import Roll
+from negd.storage.lmdb.shelf import IDS
+
+
+class Memory(NamedTuple):
+    """:ivar sets: as :class:`negd.storage.lmdb.live.LiveSets` takes them over."""
+
+    roll: Roll
+    sets: Sets
+
+
+def load(environment: Environment, standing: list[Filter]) -> Memory:
+    """All of it.
+
+    :param standing: filters without bounds; one of them may be for everything.
+    """
+    roll, everything = _load(environment)
+    reader = Reader(environment, roll)
+    return Memory(
+        roll,
+        {
+            wanted: everything if wanted == EVERYTHING else reader.snapshot(wanted, now=0)
+            for wanted in standing
+        },
+    )
+
+
+def _load(environment: Environment) -> tuple[Roll, RecordSet]:
+    """The roll and the records of all events: times and kinds from ``kinds``, ids from ``ids``.
+
+    Some 0.5 us an event.  What is in one of them only is damage, and left out.
+    """
+    databases = environment.databases
+    with environment.read() as txn:
+        entries = _lists(txn, databases.ids, [IDS], 32 + SERIAL)
+        kinds = list(txn.cursor(databases.kinds).iternext_nodup(values=False))
+        postings = _lists(txn, databases.kinds, kinds, POSTING)
+    serials = numbers(postings[:, -SERIAL:])
+    order = np.argsort(serials, kind="stable")
+    serials, postings = serials[order], postings[order]
+    places, found = _look_up(numbers(entries[:, -SERIAL:]), serials)
+    if not found.all():
+        places, serials, postings = places[found], serials[found], postings[found]
+    rows = np.empty((len(serials), RECORD_SIZE), np.uint8)
+    rows[:, :8] = postings[:, 2:10]
+    rows[:, 8:] = entries[places, 1:33]
+    roll = Roll(serials, rows[:, 8:].copy(), numbers(postings[:, :2]).astype(np.uint16))
+    return roll, RecordSet.from_records(rows)
+
+
+def _lists(txn: Transaction, database: Database, keys: list[bytes], width: int) -> Rows:
+    """The whole lists, keys and values, one entry a row."""
+    if not keys:
+        return np.empty((0, 1 + width), np.uint8)
+    data = txn.cursor(database).getmulti(keys, dupdata=True, dupfixed_bytes=width, keyfixed=True)
+    return np.frombuffer(data, np.uint8).reshape(-1, len(keys[0]) + width)
+
+
+def _look_up(serials: Serials, wanted: Serials) -> tuple[Serials, Mask]:
+    """Where each of the wanted is among the serials, and which of them are there."""
+    if not len(serials):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    order = np.argsort(serials)
+    at = np.minimum(serials[order].searchsorted(wanted), len(serials) - 1)
+    places = order[at]
+    return places, serials[places] == wanted
