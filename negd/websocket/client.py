@@ -62,6 +62,7 @@ class _LinkFactory(WebSocketClientFactory):
             maxFramePayloadSize=settings.max_message,
             maxMessagePayloadSize=settings.max_message,
             openHandshakeTimeout=0,
+            utf8validateIncoming=False,  # see PacedWebSocket.onMessageEnd
             closeHandshakeTimeout=_CLOSING,
             serverConnectionDropTimeout=_CLOSING,
             autoPingInterval=_PING_INTERVAL,

@@ -104,6 +104,7 @@ class ClientFactory(WebSocketServerFactory):
             closeHandshakeTimeout=_CLOSING,
             # Say why before closing: a message too large, text that is not UTF-8.
             failByDrop=False,
+            utf8validateIncoming=False,  # see PacedWebSocket.onMessageEnd
             # Web clients opened from a file have the origin "null".
             allowNullOrigin=True,
             tcpNoDelay=True,
