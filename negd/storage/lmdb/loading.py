@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from negd.nostr.filter import EVERYTHING, Filter
-from negd.reconcile import RECORD_SIZE, RecordSet
+from negd.reconcile import RecordSet
 from negd.storage.lmdb.environment import Database, Environment, Transaction
 from negd.storage.lmdb.live import Sets
-from negd.storage.lmdb.postings import POSTING, SERIAL, Mask, Rows, Serials, numbers
+from negd.storage.lmdb.postings import POSTING, SERIAL, Mask, Rows, Serials, numbers, record_set
 from negd.storage.lmdb.reader import Reader
 from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.shelf import IDS
@@ -47,19 +47,16 @@ def _load(environment: Environment) -> tuple[Roll, RecordSet]:
     databases = environment.databases
     with environment.read() as txn:
         entries = _lists(txn, databases.ids, [IDS], 32 + SERIAL)
-        kinds = list(txn.cursor(databases.kinds).iternext_nodup(values=False))
-        postings = _lists(txn, databases.kinds, kinds, POSTING)
+        keys = list(txn.cursor(databases.kinds).iternext_nodup(values=False))
+        postings = _lists(txn, databases.kinds, keys, POSTING)
     serials = numbers(postings[:, -SERIAL:])
     order = np.argsort(serials, kind="stable")
     serials, postings = serials[order], postings[order]
     places, found = _look_up(numbers(entries[:, -SERIAL:]), serials)
     if not found.all():
         places, serials, postings = places[found], serials[found], postings[found]
-    rows = np.empty((len(serials), RECORD_SIZE), np.uint8)
-    rows[:, :8] = postings[:, 2:10]
-    rows[:, 8:] = entries[places, 1:33]
-    roll = Roll(serials, rows[:, 8:].copy(), numbers(postings[:, :2]).astype(np.uint16))
-    return roll, RecordSet.from_records(rows)
+    ids, kinds = entries[places, 1:33], numbers(postings[:, :2]).astype(np.uint16)
+    return Roll(serials, ids, kinds), record_set(numbers(postings[:, 2:10]).view(np.uint64), ids)
 
 
 def _lists(txn: Transaction, database: Database, keys: list[bytes], width: int) -> Rows:

@@ -15,6 +15,8 @@ import numpy as np
 
 from negd.interfaces import Page, StoreStatistics
 from negd.nostr.filter import Filter
+from negd.nostr.kinds import is_replaceable
+from negd.nostr.lifecycle import Address
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
 from negd.storage.lmdb.packed import event_of, kind_of, record_of, unpack
@@ -26,10 +28,11 @@ from negd.storage.lmdb.postings import (
     Postings,
     Rows,
     Serials,
+    record_set,
     serial_key,
 )
 from negd.storage.lmdb.roll import Kinds, Roll
-from negd.storage.lmdb.shelf import kind_key, number_key, serial_of, tag_key
+from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of, tag_key
 from negd.storage.order import LATEST, listing_key, newest_first
 
 _CHECKS = 10
@@ -43,6 +46,9 @@ _WHOLE = 5000
 
 _FEW_LISTS = 256
 """Lists that are walked over side by side; a filter may name ten thousands."""
+
+_FEW = 1000
+"""Authors times kinds that are looked up one by one."""
 
 _PATIENCE = 20
 """Events looked at in vain for each one found, before whole lists are read instead."""
@@ -151,17 +157,15 @@ class _View:
 
     def fetch(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """The JSON of those that are held."""
-        return {event_id: unpack(packed) for event_id, _, packed in self._held(ids)}
-
-    def _held(self, ids: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Id, serial and stored form of those that are held."""
         cursor = self._txn.cursor(self._databases.ids)
+        found = {}
         for event_id in ids:
             serial = serial_of(cursor, event_id)
             if serial is not None and self.serves(serial):
                 packed = self._packed(serial)
                 if packed is not None:
-                    yield event_id, serial, packed
+                    found[event_id] = unpack(packed)
+        return found
 
     def _packed(self, serial: bytes) -> bytes | None:
         return self._txn.get(serial, db=self._databases.events)
@@ -180,8 +184,9 @@ class _View:
 
     def select(self, wanted: Filter) -> Postings:
         """All that matches, but for the limit: the shortest list, cut by the others."""
-        if wanted.ids is not None:
-            return self._select_ids(wanted)
+        named = self._named(wanted)
+        if named is not None:
+            return self._matching(named, wanted)
         conditions = self._conditions(wanted) or [self._everything()]
         found = self._read(conditions[0], wanted)
         to_check = False
@@ -196,15 +201,30 @@ class _View:
         found = found.without(gone)
         return self._checked(found, wanted) if to_check else found
 
-    def _select_ids(self, wanted: Filter) -> Postings:
-        held = self._held(wanted.ids or ())
-        return _postings(
-            [
-                record_of(packed)[:8] + serial
-                for _, serial, packed in held
-                if wanted.matches(event_of(packed))
-            ]
-        )
+    def _named(self, wanted: Filter) -> Iterator[bytes | None] | None:
+        """Serials of the events that the filter names, by ids or as replaceable ones of authors.
+
+        None for other filters.
+        """
+        if wanted.ids is not None:
+            cursor = self._txn.cursor(self._databases.ids)
+            return (serial_of(cursor, event_id) for event_id in wanted.ids)
+        authors, kinds = wanted.authors or (), wanted.kinds or ()
+        if not 0 < len(authors) * len(kinds) <= _FEW or not all(map(is_replaceable, kinds)):
+            return None
+        addresses = (Address(kind, author.hex(), "") for author in authors for kind in kinds)
+        found = self._databases.addresses
+        return (self._txn.get(address_key(address), db=found) for address in addresses)
+
+    def _matching(self, serials: Iterable[bytes | None], wanted: Filter) -> Postings:
+        """Those that are there and match."""
+        found = []
+        for serial in serials:
+            if serial is not None and self.serves(serial):
+                packed = self._packed(serial)
+                if packed is not None and wanted.matches(event_of(packed)):
+                    found.append(record_of(packed)[:8] + serial)
+        return _postings(found)
 
     def _of_kinds(self, postings: Postings, wanted: Filter) -> Postings:
         """Those of the wanted kinds."""
@@ -223,10 +243,9 @@ class _View:
 
     def _records(self, postings: Postings) -> RecordSet:
         ids, _, mask = self._entries(postings.serials)
-        rows = np.empty((len(ids), RECORD_SIZE), np.uint8)
-        rows[:, :8] = postings.times.astype(">u8").view(np.uint8).reshape(-1, 8)
-        rows[:, 8:] = ids
-        return RecordSet.from_records(rows if mask.all() else rows[mask])
+        if mask.all():
+            return record_set(postings.times, ids)
+        return record_set(postings.times[mask], ids[mask])
 
     def _entries(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
         """Ids and kinds of events, and which of them are there at all."""
@@ -241,7 +260,7 @@ class _View:
 
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
-        conditions = [] if wanted.ids is not None else self._conditions(wanted)
+        conditions = [] if self._named(wanted) is not None else self._conditions(wanted)
         if conditions and conditions[0].size > _WHOLE and len(conditions[0].keys) <= _FEW_LISTS:
             found = self._walk(conditions, wanted, after, most)
             if found is not None:

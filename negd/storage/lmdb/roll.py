@@ -1,4 +1,4 @@
-"""The roll: id and kind of every event by its serial, in memory (42 bytes an event).
+"""The roll: id and kind of every event by its serial, in memory (50 bytes an event).
 
 Posting lists name events by serials; this is what makes records of them without a look at the
 events.  Serials are never given out twice, so an entry is right for readers of any transaction; an
@@ -21,16 +21,25 @@ _MANY_GONE = 1 << 16
 """Removed events that may stay on the roll, however few there are besides."""
 
 
+_SPARSE = 4
+"""Serials to an entry, above which there is no table of their places."""
+
 Kinds: TypeAlias = "npt.NDArray[np.uint16]"
+Places: TypeAlias = "npt.NDArray[np.int32]"
 
 
 class _Columns(NamedTuple):
-    """Arrays with room at their ends. What is within ``length`` is never written to again."""
+    """Arrays with room at their ends. What is within ``length`` is never written to again.
+
+    :ivar places: where each serial from the first one on has its entry; None where so many are
+        gone that the serials are searched instead.
+    """
 
     serials: Serials
     ids: Rows
     kinds: Kinds
     length: int
+    places: Places | None = None
 
     def widened(self, room: int) -> _Columns:
         """The same entries in arrays of another size."""
@@ -39,6 +48,7 @@ class _Columns(NamedTuple):
             np.empty((room, 32), np.uint8),
             np.empty(room, np.uint16),
             self.length,
+            self.places,
         )
         wider.serials[: self.length] = self.serials[: self.length]
         wider.ids[: self.length] = self.ids[: self.length]
@@ -47,7 +57,32 @@ class _Columns(NamedTuple):
 
     def only(self, places: Serials) -> _Columns:
         """Some of the entries."""
-        return _Columns(self.serials[places], self.ids[places], self.kinds[places], len(places))
+        count = len(places)
+        return _Columns(
+            self.serials[places], self.ids[places], self.kinds[places], count
+        ).with_places(0)
+
+    def with_places(self, old_length: int) -> _Columns:
+        """With ``places`` right for all entries, where they were for the first ones."""
+        serials = self.serials[: self.length]
+        offsets = serials[old_length:] - serials[0]
+        span = int(offsets[-1]) + 1
+        if self.places is not None and span <= len(self.places):
+            self.places[offsets] = np.arange(old_length, self.length)
+            return self
+        if span > _SPARSE * self.length + _ROOM:
+            return self._replace(places=None)
+        places = np.zeros(2 * span, np.int32)
+        places[serials - serials[0]] = np.arange(self.length)
+        return self._replace(places=places)
+
+    def find(self, serials: Serials) -> Serials | Places:
+        """Where the entries are, if they are there at all."""
+        known = self.serials[: self.length]
+        if self.places is None:
+            return np.minimum(known.searchsorted(serials), self.length - 1)
+        places: Places = self.places.take(serials - known[0], mode="clip")
+        return places
 
 
 class Roll:
@@ -57,7 +92,8 @@ class Roll:
 
     def __init__(self, serials: Serials, ids: Rows, kinds: Kinds) -> None:
         """Take over these arrays; ``ids`` has the shape (n, 32), ``serials`` ascend."""
-        self._columns = _Columns(serials, ids, kinds, len(serials))
+        columns = _Columns(serials, ids, kinds, len(serials))
+        self._columns = columns.with_places(0) if len(serials) else columns
         self._gone: list[int] = []
 
     def find(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
@@ -70,9 +106,8 @@ class Roll:
                 np.empty(count, np.uint16),
                 np.zeros(count, bool),
             )
-        known = columns.serials[: columns.length]
-        places = np.minimum(known.searchsorted(serials), columns.length - 1)
-        found = known[places] == serials
+        places = columns.find(serials)
+        found = columns.serials.take(places) == serials
         return columns.ids.take(places, axis=0), columns.kinds.take(places), found
 
     def take(self, other: Roll) -> None:
@@ -90,7 +125,7 @@ class Roll:
         columns.serials[old.length : length] = serials
         columns.ids[old.length : length] = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, 32)
         columns.kinds[old.length : length] = kinds
-        self._columns = columns._replace(length=length)
+        self._columns = columns._replace(length=length).with_places(old.length)
 
     def drop(self, gone: list[int]) -> None:
         """Say which events are removed; they leave the roll when they are as many as the rest."""
@@ -99,7 +134,7 @@ class Roll:
         if len(self._gone) > max(_MANY_GONE, columns.length // 2):
             serials = columns.serials[: columns.length]
             stay = np.flatnonzero(np.isin(serials, self._gone, invert=True))
-            self._columns = columns.only(stay)
+            self._columns = columns.only(stay) if len(stay) else Roll.EMPTY._columns
             self._gone = []
 
 

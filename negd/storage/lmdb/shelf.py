@@ -147,9 +147,6 @@ class LmdbShelf:
         address = address_of(event)
         if address is not None:
             put(address_key(address), serial, db=databases.addresses)
-        expiration = expiration_of(event)
-        if expiration is not None:
-            self._changes.expiry = min(self._changes.expiry, expiration)
         self._changes.records[record] = True
         self._changes.entered.append((self._serial, event_id, event.kind))
         self._changes.told.append((event, json))
@@ -158,8 +155,11 @@ class LmdbShelf:
     def _wait(self, event: Event, serial: bytes, event_id: bytes) -> None:
         """Note in which lists the event is to be."""
         value, waiting = posting(event.created_at, serial), self._waiting
+        expiry = self._databases.expiry
         for database, key in posting_keys(self._databases, event):
             waiting.setdefault(database, []).append((key, value))
+            if database is expiry:
+                self._changes.expiry = min(self._changes.expiry, int.from_bytes(key, "big"))
         waiting.setdefault(self._databases.ids, []).append((IDS, event_id + serial))
         self._fresh[event_id] = serial
 
