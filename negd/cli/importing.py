@@ -20,8 +20,6 @@ from negd.sync.checking import Checkers
 IN_FLIGHT = 32
 """Batches read and not yet committed, so that reading, checking and storing overlap."""
 
-_TOO_LONG = Verdict(Outcome.INVALID, "line is too long")
-
 NAMED = 10
 """Bad lines that are named on stderr; further ones are counted."""
 
@@ -122,32 +120,45 @@ class _Pipeline:
     def add(self, lines: list[Line]) -> None:
         """Take a batch; there is room."""
         self._places.acquire()
+        numbers = [number for number, _ in lines]
+        judging = Deferred.fromCoroutine(self._judge(lines))
         turns = self._storing.acquire(), self._telling.acquire()
-        Deferred.fromCoroutine(self._take(lines, *turns))
+        Deferred.fromCoroutine(self._take(numbers, judging, *turns))
 
     async def through(self) -> None:
         """Return when all that was added has been told of."""
         await self._telling.acquire()
         self._telling.release()
 
-    async def _take(self, lines: list[Line], *turns: Deferred[DeferredLock]) -> None:
-        """:param turns: to store and to tell; asked for in the order of the file."""
-        to_store, to_tell = turns
+    async def _judge(self, lines: list[Line]) -> list[Event | str]:
+        """The valid event on each line, or what is wrong with it."""
+        judged = iter(await self._checkers.lines([text for _, text in lines if text is not None]))
+        return ["line is too long" if text is None else next(judged) for _, text in lines]
+
+    async def _take(
+        self,
+        numbers: list[int],
+        judging: Deferred[list[Event | str]],
+        to_store: Deferred[DeferredLock],
+        to_tell: Deferred[DeferredLock],
+    ) -> None:
+        """:param to_store, to_tell: turns, asked for in the order of the file."""
         verdicts: list[Verdict] = []
         try:
-            verdicts = await self._verdicts(lines, to_store)
+            verdicts = await self._verdicts(judging, to_store)
         except Exception as error:
             self.failure = self.failure or error
         await to_tell
-        for (number, _), verdict in zip(lines, verdicts, strict=False):
+        for number, verdict in zip(numbers, verdicts, strict=False):
             self._report.judged(number, verdict)
         self._told()
         self._telling.release()
         self._places.release()
 
-    async def _verdicts(self, lines: list[Line], turn: Deferred[DeferredLock]) -> list[Verdict]:
-        """One verdict for each line, once what is valid is stored."""
-        judging = self._checkers.lines([text for _, text in lines if text is not None])
+    async def _verdicts(
+        self, judging: Deferred[list[Event | str]], turn: Deferred[DeferredLock]
+    ) -> list[Verdict]:
+        """One for each line, once what is valid is stored."""
         await turn
         try:
             judged = await judging
@@ -156,14 +167,10 @@ class _Pipeline:
             storing = Deferred.fromCoroutine(self._ingest(judged))
         finally:
             self._storing.release()
-        stored, faults = iter(await storing), iter(judged)
+        stored = iter(await storing)
         return [
-            _TOO_LONG
-            if text is None
-            else Verdict(Outcome.INVALID, fault)
-            if isinstance(fault := next(faults), str)
-            else next(stored)
-            for _, text in lines
+            Verdict(Outcome.INVALID, one) if isinstance(one, str) else next(stored)
+            for one in judged
         ]
 
     async def _ingest(self, judged: list[Event | str]) -> list[Verdict]:
