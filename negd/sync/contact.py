@@ -56,7 +56,8 @@ class Contact:
         """Whether what was refused in these words is worth one more try.
 
         It is when the peer asked who we are and takes, or took, our answer; a challenge is
-        answered once, however many requests were refused for it.
+        answered once, however many requests were refused for it.  A peer that challenges with
+        every refusal takes one answer and no other, and means what it took.
 
         :raises PeerError: the peer did not answer.
         """
@@ -70,7 +71,7 @@ class Contact:
             challenge = self.dialogue.challenge
             if challenge != self._answered and challenge is not None:
                 self._answered = challenge
-                self._admitted = await self._answer(signer, challenge)
+                self._admitted = await self._answer(signer, challenge) or self._admitted
         return self._admitted
 
     async def _answer(self, signer: Signer, challenge: str) -> bool:

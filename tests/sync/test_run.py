@@ -431,7 +431,7 @@ def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
 class Guarded(ScriptedPeer):
     """A relay that serves whoever has answered its challenge (NIP-42).
 
-    :param late: it refuses first and challenges then.
+    :param late: it refuses events only, challenges after every refusal, and takes one answer.
     """
 
     def __init__(self, world: World, taken: bool = True, late: bool = False) -> None:
@@ -454,13 +454,14 @@ class Guarded(ScriptedPeer):
         message = json.loads(text)
         self.said.append(message)
         if message[0] == "AUTH":
-            self._admitted = self._taken
-            reason = "" if self._taken else "restricted: members only"
-            return [json.dumps(["OK", message[1]["id"], self._taken, reason]).encode()]
-        if self._admitted:
+            taken = self._taken and not (self._late and self._admitted)
+            self._admitted |= taken
+            reason = "" if taken else "restricted: members only"
+            return [json.dumps(["OK", message[1]["id"], taken, reason]).encode()]
+        if self._admitted or (self._late and message[0] != "EVENT"):
             self._inner.received(text)
             return []
-        challenge = [b'["AUTH","who are you?"]'] if self._late else []
+        challenge = [b'["AUTH","%d"]' % len(self.said)] if self._late else []
         if message[0] == "EVENT":
             refusal = ["OK", message[1]["id"], False, "auth-required: x"]
         else:
@@ -497,9 +498,10 @@ def test_a_peer_may_refuse_first_and_ask_then() -> None:
     world, peer, done = guarded_sync(Signer(b"\x09" * 32), taken=True, late=True)
     world.clock.advance(3)
     settle(world.clock)
-    assert done.called
+    finished: list[SyncProgress] = []
+    done.addCallback(finished.append)
+    assert [progress.sent for progress in finished] == [5]
     assert world.ours.held() == set(ids[:25])
-    assert len([m for m in peer.said if m[0] == "AUTH"]) == 1
 
 
 @pytest.mark.parametrize(("key", "taken"), [(None, True), (Signer(b"\x09" * 32), False)])
