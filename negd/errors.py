@@ -67,6 +67,10 @@ class StorageError(NegdError):
     """The storage failed: a full disk, a lost connection, a damaged file."""
 
 
+class OlderStore(StorageError):
+    """It is of an older schema and was to be read only: opening it for writing upgrades it."""
+
+
 class PeerError(NegdError):
     """A sync with a peer failed; ``text`` is what the peer said or did not say."""
 

@@ -8,7 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
 
+from negd.cli.output import complain
+from negd.errors import OlderStore
 from negd.interfaces import IStorage
 from negd.storage import open_store
 
@@ -19,6 +23,8 @@ Work = Callable[[Any, IStorage], Awaitable[int]]
 def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = True) -> int:
     """Open a store, work on it, close it; the exit status.
 
+    What the store warns of goes to stderr.
+
     The first interrupt cancels the work and has the store closed in order; a second one kills.
 
     :param missing_ok: whether a store to be written to is made where there is none.
@@ -28,12 +34,13 @@ def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = 
     """
     code = 1
     raised: Exception | None = None
+    globalLogPublisher.addObserver(_warn)
 
     async def main(reactor: Any) -> None:
         nonlocal code, raised
         try:
             if not (read_only or missing_ok):
-                await _opened(reactor, store, _nothing, True)
+                await _see_that_it_is_there(reactor, store)
             code = await _opened(reactor, store, work, read_only)
         except Exception as error:
             raised = error
@@ -47,11 +54,20 @@ def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = 
         react(start)
     except SystemExit:
         pass  # react always ends so; the status is ours
+    finally:
+        globalLogPublisher.removeObserver(_warn)
     if isinstance(raised, CancelledError):
         raise KeyboardInterrupt
     if raised is not None:
         raise raised
     return code
+
+
+@provider(ILogObserver)
+def _warn(event: LogEvent) -> None:
+    """Say what a store warns of; Twisted itself says what is worse."""
+    if event.get("log_level") in (LogLevel.warn, LogLevel.error):
+        complain(formatEvent(event) or "")
 
 
 async def _opened(reactor: Any, store: str, work: Work, read_only: bool) -> int:
@@ -62,8 +78,16 @@ async def _opened(reactor: Any, store: str, work: Work, read_only: bool) -> int:
         await storage.close()
 
 
-async def _nothing(reactor: Any, storage: IStorage) -> int:
-    return 0
+async def _see_that_it_is_there(reactor: Any, store: str) -> None:
+    """Opening for writing would make it; opening for reading does not."""
+
+    async def nothing(reactor: Any, storage: IStorage) -> int:
+        return 0
+
+    try:
+        await _opened(reactor, store, nothing, True)
+    except OlderStore:
+        pass
 
 
 def _cancel_on_signals(reactor: Any, done: Deferred[None]) -> None:

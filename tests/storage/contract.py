@@ -84,12 +84,7 @@ class Stand:
                 return found
 
     def repair(self) -> VerifyReport:
-        try:
-            return self.wait(self.events.verify(lambda read, total: None, True))
-        except StorageError as error:
-            if "yet" in error.text:
-                pytest.xfail(error.text)
-            raise
+        return self.wait(self.events.verify(lambda read, total: None, True))
 
     def assert_sound(self) -> None:
         report = self.wait(self.events.verify(lambda read, total: None))

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import lmdb
 
-from negd.errors import StorageError
+from negd.errors import OlderStore, StorageError
 
 Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -176,7 +176,7 @@ class Environment:
         with self._env.begin() as txn:
             schema = _known_schema(self.folder, txn.get(b"schema", b"", db=meta).decode())
         if schema < SCHEMA and self._read_only:
-            raise StorageError(
+            raise OlderStore(
                 f"store {self.folder} is of schema {schema}, which an older negd wrote: "
                 f"'negctl compact --store lmdb:{self.folder}' upgrades it, and so does negd itself"
             )
