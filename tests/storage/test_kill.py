@@ -164,14 +164,24 @@ def test_killed_servers_lose_nothing_they_acknowledged(
 # --- the whole daemon ---------------------------------------------------------------------------
 
 
+_BATCHED = """
+[storage]
+durability = "batched"
+standing = [{kinds = [1]}, {"#t" = ["nostr"]}]
+"""
+
+
 def kill_daemons(store: str, folder: Path, reactor: OwnReactor, seed: int, rounds: int) -> None:
     """Have daemons killed while a client sends to them, and look at the store after each."""
     random = Random(seed)
+    folder.mkdir()
+    (folder / "negd.toml").write_text(_BATCHED)
+    options = ["--config", "negd.toml"]
     events = list(sample_events(500 * rounds, seed))
     lasting = {event.id for event in events if not is_ephemeral(event.kind)}
     acknowledged = Acknowledged(events)
     for number in range(rounds):
-        daemon = DaemonProcess(folder, store=store)
+        daemon = DaemonProcess(folder, store=store, options=options if number % 2 else ())
         daemon.start()
         with connected(reactor, daemon.url) as client:
             client.send(events[500 * number : 500 * (number + 1)])
