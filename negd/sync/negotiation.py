@@ -16,7 +16,7 @@ from negd.nostr.messages import (
     encode_neg_msg,
     encode_neg_open,
 )
-from negd.reconcile import Initiator, RecordSet, Step
+from negd.reconcile import Initiator, RecordSet, Step, UnsupportedVersion
 from negd.sync.contact import Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.node import Node
@@ -133,6 +133,8 @@ class Negotiation:
                 await self._exchange(name, initiator, box)
             except _Refused as refused:
                 raise refusal_of(refused.answer) from None
+            except UnsupportedVersion as error:
+                raise NoReconciliation(error.text) from None
             except BaseException:
                 self._link.send(encode_neg_close(name))
                 raise
