@@ -467,9 +467,9 @@ for written in writes:
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, seed: int) -> None:
-    """Killed without warning, sooner or later; what it had said is there, and all agrees."""
+    """Killed without warning while the map grows; test_kill.py does it many more times."""
     events = {event.id: event for event in sample_events(4000, seed, until=NOW)}
     with run_python(_WRITING, tmp_path, str(seed)) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "started\n"
