@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -78,9 +79,15 @@ def main() -> int:
         sys.exit("the benchmarks need pytest-benchmark: pip install pytest-benchmark")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="suite", help=", ".join(SUITES))
-    suites: list[str] = parser.parse_args().suites or SUITES
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="events in the store of 'storage': 1000000 if not N"
+    )
+    given = parser.parse_args()
+    suites: list[str] = given.suites or SUITES
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    if given.events is not None:
+        os.environ["NEGD_BENCH_EVENTS"] = str(given.events)
     outcomes = {suite: run(suite) for suite in suites}
     print()
     print_table(row(benchmark) for _, benchmarks in outcomes.values() for benchmark in benchmarks)

@@ -29,9 +29,8 @@ def bases(standing: Iterable[Filter]) -> list[Filter]:
 
 
 def find(sets: Sets, wanted: Filter) -> RecordSet | None:
-    """The records that match, but for the limit; None where no kept set has them all."""
-    records = sets.get(unbounded(wanted))
-    return None if records is None else records.window(wanted.since, wanted.until)
+    """The records of what matches but for its bounds; None where no such set is kept."""
+    return sets.get(unbounded(wanted))
 
 
 class LiveSets:

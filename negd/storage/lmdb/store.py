@@ -338,7 +338,8 @@ class LmdbStore:
             await swept
         if self._behind:
             await self.write(_catch_up)
-        return None if self._overdue else find(self._sets, wanted)
+        records = None if self._overdue else find(self._sets, wanted)
+        return None if records is None else records.window(wanted.since, wanted.until)
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`."""
