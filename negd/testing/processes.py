@@ -112,6 +112,12 @@ class DaemonProcess:
         """Its stderr, where :meth:`spawn` was asked for a pipe."""
         return None if self._process is None else self._process.stderr
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def is_running(self) -> bool:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
