@@ -21,6 +21,9 @@ _CHALLENGE_LATE = 2.0
 """Seconds for which a first challenge is waited for: some relays send it after their refusal."""
 
 
+_MOST_ANSWERS = 10
+
+
 class Contact:
     """A link and its dialogue; made by :func:`get_in_touch`."""
 
@@ -57,7 +60,7 @@ class Contact:
 
         It is when the peer asked who we are and takes, or took, our answer; a challenge is
         answered once, however many requests were refused for it.  A peer that challenges with
-        every refusal takes one answer and no other, and means what it took.
+        every refusal may take the answer to the last only, or one and no other.
 
         :raises PeerError: the peer did not answer.
         """
@@ -68,11 +71,19 @@ class Contact:
             if self.dialogue.challenge is None and not self._has_waited:
                 self._has_waited = True
                 await deferLater(self._node.clock, _CHALLENGE_LATE)
-            challenge = self.dialogue.challenge
-            if challenge != self._answered and challenge is not None:
-                self._answered = challenge
-                self._admitted = await self._answer(signer, challenge) or self._admitted
+            await self._answer_the_last(signer)
         return self._admitted
+
+    async def _answer_the_last(self, signer: Signer) -> None:
+        """Answer the last challenge, and the next where that was not the last any more."""
+        for _ in range(_MOST_ANSWERS):
+            challenge = self.dialogue.challenge
+            if challenge is None or challenge == self._answered:
+                return
+            self._answered = challenge
+            if await self._answer(signer, challenge):
+                self._admitted = True
+                return
 
     async def _answer(self, signer: Signer, challenge: str) -> bool:
         answer = signer.sign(

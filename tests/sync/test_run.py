@@ -431,7 +431,8 @@ def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
 class Guarded(ScriptedPeer):
     """A relay that serves whoever has answered its challenge (NIP-42).
 
-    :param late: it refuses events only, challenges after every refusal, and takes one answer.
+    :param late: it refuses events only, challenges after every refusal, and takes one answer: that
+        to its last challenge, and one more is on its way when the first answer comes.
     """
 
     def __init__(self, world: World, taken: bool = True, late: bool = False) -> None:
@@ -454,10 +455,12 @@ class Guarded(ScriptedPeer):
         message = json.loads(text)
         self.said.append(message)
         if message[0] == "AUTH":
-            taken = self._taken and not (self._late and self._admitted)
+            answers = sum(message[0] == "AUTH" for message in self.said)
+            taken = self._taken and answers == (2 if self._late else 1)
             self._admitted |= taken
             reason = "" if taken else "restricted: members only"
-            return [json.dumps(["OK", message[1]["id"], taken, reason]).encode()]
+            ok = json.dumps(["OK", message[1]["id"], taken, reason]).encode()
+            return [b'["AUTH","one more"]', ok] if self._late and answers == 1 else [ok]
         if self._admitted or (self._late and message[0] != "EVENT"):
             self._inner.received(text)
             return []
@@ -495,7 +498,7 @@ def test_a_peer_that_asks_who_we_are_is_told_once() -> None:
 
 
 def test_a_peer_may_refuse_first_and_ask_then() -> None:
-    world, peer, done = guarded_sync(Signer(b"\x09" * 32), taken=True, late=True)
+    world, _, done = guarded_sync(Signer(b"\x09" * 32), taken=True, late=True)
     world.clock.advance(3)
     settle(world.clock)
     finished: list[SyncProgress] = []
