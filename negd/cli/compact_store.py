@@ -24,7 +24,10 @@ def run(args: argparse.Namespace) -> int:
 
     async def work(reactor: Any, storage: IStorage) -> int:
         report = await storage.events.compact()
-        print(f"compacted {args.store}: {report.before:,} bytes before, {report.after:,} now")
+        if report.after < report.before:
+            print(f"compacted {args.store}: {report.before:,} bytes before, {report.after:,} now")
+        else:
+            print(f"{args.store} has nothing to give back")
         return 0
 
     return run_on_store(args.store, work, read_only=False, missing_ok=False)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from negd.errors import StorageError
+from negd.interfaces import Outcome
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage import open_store
@@ -17,7 +19,7 @@ from negd.testing.processes import DaemonProcess
 from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.clients import Client, connected
 from tests.storage.contract import NOW, note
-from tests.storage.redis_nodes import needs_server
+from tests.storage.redis_nodes import needs_server, opened
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,3 +160,25 @@ def test_full_redis(tmp_path: Path, disk: Path, reactor: OwnReactor) -> None:
         server.kill()
         server.start()
         assert_sound(server.store, reactor)
+
+
+@needs_server
+def test_redis_that_syncs_always_ends_with_its_disk(disk: Path, reactor: OwnReactor) -> None:
+    """It comes back with all that it acknowledged."""
+    with (
+        RedisServer(disk / "redis", "--appendfsync", "always") as server,
+        opened(reactor, server) as node,
+    ):
+        acknowledged: set[bytes] = set()
+        with pytest.raises(StorageError, match=r"^redis 127.0.0.1:"):
+            for event in filling():
+                assert node.ingest(event) == [Outcome.STORED]
+                acknowledged.add(event.id_bytes)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                server.command("PING")
+        (disk / "ballast").unlink()
+        server.start()
+        node.until(lambda: node.ids() >= acknowledged)
+        assert node.ingest(note(content="later")) == [Outcome.STORED]
+        node.assert_sound()
