@@ -1,8 +1,8 @@
-"""negd and nostr-sdk, a Rust implementation, over loopback: they end with the same events.
+"""negd and the client of nostr-sdk, a Rust implementation: they end with the same events.
 
-The client and the relay of nostr-sdk hold their events in its own LMDB database, so its client
-pushes as well as it fetches.  Of the events of these tests none replaces or deletes another:
-which of two versions a side keeps is another test's matter.
+The client holds its events in its own LMDB database, so it pushes as well as it fetches.  Of the
+events of these tests none replaces or deletes another: which of two versions a side keeps is
+another test's matter.
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ from pathlib import Path
 import nostr_sdk as sdk
 import pytest
 
-from negd.control.client import ControlClient
-from negd.interfaces import SyncProgress
 from negd.nostr.event import Event
 from negd.testing.processes import DaemonProcess
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
-
-ENOUGH = 1_000_000
-"""A rate that no test reaches; the relay's own is 60 events a minute."""
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -51,13 +46,6 @@ async def client_of(daemon: DaemonProcess, held: sdk.NostrLmdb) -> sdk.Client:
     await client.add_relay(sdk.RelayUrl.parse(daemon.url))
     await client.connect()
     return client
-
-
-async def relay_over(held: sdk.NostrLmdb) -> tuple[sdk.LocalRelay, str]:
-    rate = sdk.RateLimit(max_reqs=ENOUGH, notes_per_minute=ENOUGH)
-    relay = sdk.LocalRelayBuilder().addr("127.0.0.1").database(held).rate_limit(rate).build()
-    await relay.run()
-    return relay, str(await relay.url())
 
 
 @pytest.mark.parametrize("direction", ["UP", "DOWN", "BOTH"])
@@ -100,31 +88,6 @@ def test_what_negd_answered_with_ok_survives_being_killed(
             assert not sent.failed
         daemon.kill()
         await client.shutdown()
-
-    run(scenario)
-    assert ids_of(daemon) == {event.id for event in events}
-
-
-def test_negd_syncs_with_its_relay_both_ways(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    events = lasting_events(1500)
-    daemon = make_daemon(events=events[:-400])
-    daemon.start()
-
-    def sync(url: str) -> SyncProgress:
-        with ControlClient(daemon.control) as client:
-            (*_, last) = client.sync(url)
-            return last
-
-    async def scenario() -> None:
-        held = await database(tmp_path / "sdk", events[400:])
-        relay, url = await relay_over(held)
-        last = await asyncio.to_thread(sync, url)
-        assert last.complete
-        assert (last.fetched, last.sent) == (400, 400)
-        again = await asyncio.to_thread(sync, url)
-        assert again.complete and (again.have, again.need) == (0, 0)
-        assert await ids_in(held) == {event.id for event in events}
-        relay.shutdown()
 
     run(scenario)
     assert ids_of(daemon) == {event.id for event in events}
