@@ -39,7 +39,8 @@ _UNWRITTEN = 64
 
 _DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "negd.lock"
 _NEW = "new"
-"""Folder within the store's where data are made that are to replace the store's."""
+"""Folder within the store's where data are made that are to replace the store's; a crash may leave
+it there until the store is opened for writing again."""
 
 
 class Sync(Enum):
@@ -132,6 +133,8 @@ class Environment:
         self._closed_for_readers = False
         self._lock = None if read_only else _lock(folder)
         try:
+            if not read_only:
+                shutil.rmtree(os.path.join(folder, _NEW), ignore_errors=True)
             self._open()
         except BaseException:
             self._unlock()
@@ -284,7 +287,6 @@ class Environment:
         :raises StorageError: it failed, or there is no room. The store is as it was, and open.
         """
         new = os.path.join(self.folder, _NEW)
-        shutil.rmtree(new, ignore_errors=True)
         free = shutil.disk_usage(self.folder).free
         if free < self.bytes:
             raise StorageError(

@@ -2,8 +2,8 @@
 
 So a store of an older layout is upgraded, a damaged one repaired and a loose one compacted: every
 event is stored again under the rules, and indexes need no repair.  Until the new file is complete
-and on the disk the old one is what there is; what a crash leaves of the new one is removed by the
-next attempt.
+and on the disk the old one is what there is; what a crash leaves of the new one is removed when
+the store is opened again.
 """
 
 from __future__ import annotations
