@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from twisted.internet.task import deferLater
@@ -52,6 +53,10 @@ class Node:
                 pass
             assert time.monotonic() < deadline
             self.reactor.wait(deferLater(self.reactor, 0.02))
+
+    def command(self, *words: object) -> Any:
+        """What the server answers; tests do with it what negd would not."""
+        return self.reactor.wait(self.store.server.link.command(*words))
 
     def verify(self, repair: bool = False) -> VerifyReport:
         return self.reactor.wait(self.store.verify(lambda read, total: None, repair))

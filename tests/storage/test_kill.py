@@ -139,11 +139,11 @@ def kill_writers(
     assert acknowledged.ids
 
 
-@pytest.mark.parametrize("durability", ["fsync", "batched"])
+@pytest.mark.parametrize("durability, rounds", [("fsync", 24), ("batched", 12)])
 def test_killed_writers_lose_nothing_they_acknowledged(
-    tmp_path: Path, reactor: OwnReactor, durability: str
+    tmp_path: Path, reactor: OwnReactor, durability: str, rounds: int
 ) -> None:
-    kill_writers(f"lmdb:{tmp_path / 'store'}", reactor, 1, 24, durability=durability)
+    kill_writers(f"lmdb:{tmp_path / 'store'}", reactor, 1, rounds, durability=durability)
 
 
 @needs_server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from negd.errors import StorageError
 from negd.interfaces import Outcome
 from negd.nostr.filter import Filter
 from negd.storage.redis.values import tag_key, value_of
+from negd.testing.events import sample_events
+from negd.testing.model import NaiveRelay
 from negd.testing.processes import negctl
 from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.contract import NOW, note
@@ -21,9 +24,7 @@ from tests.storage.redis_nodes import Node, needs_server, opened
 
 def redis_of(node: Node) -> Callable[..., Any]:
     """How a test does to the server what negd would not; a key is ``{negd}:`` and its name."""
-    return lambda word, name, *words: node.reactor.wait(
-        node.store.server.link.command(word, b"{negd}:" + name, *words)
-    )
+    return lambda word, name, *words: node.command(word, b"{negd}:" + name, *words)
 
 
 @needs_server
@@ -123,6 +124,47 @@ def test_repair_leaves_one_event_at_an_address(
         assert one.verify(repair=True).repaired > 0
         one.assert_sound()
         assert one.ids() == {new.id_bytes}
+
+
+@needs_server
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_lost_or_added_in_the_indexes_is_mended(
+    reactor: OwnReactor, server: RedisServer, seed: int
+) -> None:
+    random, relay = Random(seed), NaiveRelay(NOW)
+    events = list(sample_events(300, seed, until=NOW))
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        one.ingest(*events)
+        for event in events:
+            relay.offer(event)
+        redis = redis_of(one)
+        keys = [key[len(b"{negd}:") :] for key in one.command("KEYS", "{negd}:[kat]:*")]
+        for number, key in enumerate(random.sample(keys, 40)):
+            match number % 4:
+                case 0:
+                    redis("DEL", key)
+                case 1:
+                    redis("ZREM", key, random.choice(redis("ZRANGE", key, 0, -1)))
+                case 2:
+                    redis("ZADD", key, 0, random.choice(events).record + random.randbytes(2))
+                case 3:
+                    redis("ZADD", key, 0, random.randbytes(42))
+        for key in random.sample([b"expiry", b"addresses", b"kinds", b"feed-sizes"], 2):
+            redis("DEL", key)
+        assert one.verify(repair=True).repaired > 0
+        one.assert_sound()
+        kept = relay.kept()
+        for node in (one, other):
+            node.until(lambda node=node: node.ids() == set(kept))
+        authors = {bytes.fromhex(event.pubkey) for event in events}
+        tags = {pair for event in events for pair in event.indexed_tags()}
+        for wanted in (
+            *(Filter.build(kinds=[kind]) for kind in {event.kind for event in events}),
+            *(Filter.build(authors=[author]) for author in authors),
+            *(Filter.build(tags={name: [value]}) for name, value in sorted(tags)[::4]),
+        ):
+            matching = {event_id for event_id, event in kept.items() if wanted.matches(event)}
+            assert one.ids(wanted) == matching
 
 
 @needs_server
