@@ -17,6 +17,7 @@ import pytest
 from negd.nostr.event import Event
 from negd.testing.processes import DaemonProcess
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
+from tests.integration.local_relay import open_database
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -30,10 +31,9 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def database(folder: Path, events: Iterable[Event] = ()) -> sdk.NostrLmdb:
-    folder.mkdir(parents=True)
-    held = await sdk.NostrLmdb.open(str(folder))
-    for event in events:
-        await held.save_event(sdk.Event.from_json(event.encode().decode()))
+    held = await open_database(folder)
+    found = [sdk.Event.from_json(event.encode().decode()) for event in events]
+    await asyncio.gather(*(held.save_event(event) for event in found))
     return held
 
 

@@ -1,0 +1,37 @@
+"""A daemon killed in mid-sync goes on from where it was."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from negd.control.client import ControlClient
+from negd.errors import NegdError
+from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
+
+COUNT = int(os.environ.get("NEGD_RESUME_EVENTS", "10000"))
+"""With ``NEGD_RESUME_EVENTS=100000`` it takes a minute."""
+
+
+@pytest.mark.slow
+def test_killed_in_mid_sync_it_moves_only_what_is_missing(make_daemon: MakeDaemon) -> None:
+    events = lasting_events(COUNT)
+    half, everything = len(events) // 2, {event.id for event in events}
+    one, other = make_daemon("one", events[:half]), make_daemon("other", events[half:])
+    one.start()
+    other.start()
+    with ControlClient(one.control) as client, pytest.raises(NegdError):
+        for progress in client.sync(other.url):
+            if progress.fetched > COUNT // 20 and progress.sent > COUNT // 20:
+                one.kill()
+    here, there = ids_of(one), ids_of(other)
+    assert half < len(here) < len(everything) and len(events) - half < len(there)
+
+    one.start()
+    with ControlClient(one.control) as client:
+        (*_, done) = client.sync(other.url)
+    assert done.complete
+    assert done.need == done.fetched == len(everything - here)
+    assert done.have == done.sent == len(everything - there)
+    assert ids_of(one) == ids_of(other) == everything
