@@ -50,7 +50,7 @@ class _Entry(NamedTuple):
 
     event: Event
     submission: _Submission
-    index: int
+    place: int
 
 
 @implementer(IIntake)
@@ -154,7 +154,7 @@ class Intake:
 
     def _give(self, entry: _Entry, verdict: Verdict) -> None:
         self.outcomes[verdict.outcome] += 1
-        entry.submission.judge(entry.index, verdict)
+        entry.submission.judge(entry.place, verdict)
 
     def _finish(self, batch: list[_Entry], failure: Failure | None = None) -> None:
         """Account for a batch that is through; on a failure its submitters are told."""
