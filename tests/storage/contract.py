@@ -83,12 +83,14 @@ class Stand:
             if after is None:
                 return found
 
+    def verify(self) -> VerifyReport:
+        return self.wait(self.events.verify(lambda read, total: None))
+
     def repair(self) -> VerifyReport:
         return self.wait(self.events.verify(lambda read, total: None, True))
 
     def assert_sound(self) -> None:
-        report = self.wait(self.events.verify(lambda read, total: None))
-        assert report.problems == []
+        assert self.verify().problems == []
 
 
 def note(created_at: int = NOW, author: Signer = ALICE, **fields: object) -> Event:
