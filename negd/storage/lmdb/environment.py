@@ -131,6 +131,7 @@ class Environment:
         self._turn = Condition()
         self._readers = 0
         self._closed_for_readers = False
+        self._made_at: int | None = None
         self._lock = None if read_only else _lock(folder)
         try:
             if not read_only:
@@ -303,8 +304,14 @@ class Environment:
                             _swap(new, self.folder)
                         finally:
                             self._open()
+                        self._made_at = self.last_transaction
             finally:
                 shutil.rmtree(new, ignore_errors=True)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the data were made anew, and nothing was written since."""
+        return self._made_at == self.last_transaction
 
     @property
     def last_transaction(self) -> int:

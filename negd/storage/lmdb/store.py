@@ -156,14 +156,22 @@ def _prepare(environment: Environment, standing: list[Filter]) -> Memory:
     if environment.schema != SCHEMA:
         name, schemas = environment.folder, f"schema {environment.schema} to {SCHEMA}"
         log.warn("store {name}: upgrading from {schemas}", name=name, schemas=schemas)
-        rewrite(environment, partial(_tell_upgrade, name))
+        rewrite(environment, _upgrade_log(name))
         log.warn("store {name}: upgraded", name=name)
     return load(environment, standing)
 
 
-def _tell_upgrade(name: str, done: int, total: int) -> None:
-    if done % _TOLD == 0:
-        log.warn("store {name}: {done} of {total} events", name=name, done=done, total=total)
+def _upgrade_log(name: str) -> Callable[[int, int], None]:
+    """Logs how far an upgrade has come, now and then."""
+    told = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done - told >= _TOLD:
+            told = done
+            log.warn("store {name}: {done} of {total} events", name=name, done=done, total=total)
+
+    return tell
 
 
 @implementer(IEventStore)
@@ -386,7 +394,8 @@ class LmdbStore:
         Other processes that read go on with the old file, which takes its room until they end.
         """
         before = self._environment.bytes
-        await self._alone(partial(self._rewrite, (), if_smaller=True))
+        if not self._environment.is_untouched:  # as after an upgrade
+            await self._alone(partial(self._rewrite, (), if_smaller=True))
         return CompactReport(before, self._environment.bytes)
 
     def _alone(self, work: Callable[[], T]) -> Deferred[T]:

@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 log = Logger()
 
-_FULL = 4000
-"""Events after which a transaction takes no further work. Each one dirties some five pages at
-random places, less where pages are shared: in groups of 1,000 a store of 100,000 events writes
-thrice as much as in groups of 4,000."""
+_FULL = 2000
+"""Events after which a transaction takes no further work. Each one touches some five pages at
+random places, less where pages are shared, and LMDB keeps what it wrote anew for two transactions
+more: small ones cost waiting for the disk, large ones room on it and memory."""
 
 _SECONDS = 0.2
 """Age after which a transaction takes no further work."""
