@@ -222,4 +222,5 @@ def test_an_interrupted_import_keeps_what_it_took(
     assert err.endswith(b"negctl: interrupted\n")
     assert b"Traceback" not in err
     assert out.startswith(b"imported standard input: ")
-    assert b"sound" in negctl("verify", "--store", store).stdout
+    verified = negctl("verify", "--store", store)
+    assert b"sound" in verified.stdout, verified
