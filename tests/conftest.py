@@ -12,9 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 # The daemons and negctls that tests start would compile all they import, each time anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# How long an example takes tells of the machine's load, not of the code.
+# How long an example takes tells of the machine's load, not of the code. What most deserves many
+# examples says itself how many.
 settings.register_profile(
-    "negd", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "negd",
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )
 settings.load_profile("negd")
 
