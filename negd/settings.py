@@ -20,6 +20,7 @@ Limit = Annotated[int, Meta(ge=0, le=2**62)]
 LEAST_RATE = 10_000
 """Bytes a second: with fewer, one message takes longer than answers are waited for."""
 
+LeaseSeconds = Annotated[float, Meta(ge=1, le=1e6)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -163,7 +164,7 @@ class SyncSettings(Section, frozen=True):
     max_peers: Count = 1000
     private_targets: bool = True
     ledger_retry: Seconds = 3600.0
-    lease: Seconds = 60.0
+    lease: LeaseSeconds = 60.0
 
 
 class PeerSettings(Section, frozen=True):

@@ -23,7 +23,7 @@ def test_killed_in_mid_sync_it_moves_only_what_is_missing(make_daemon: MakeDaemo
     other.start()
     with ControlClient(one.control) as client, pytest.raises(NegdError):
         for progress in client.sync(other.url):
-            if progress.fetched > COUNT // 20 and progress.sent > COUNT // 20:
+            if progress.fetched and progress.sent:
                 one.kill()
     here, there = ids_of(one), ids_of(other)
     assert half < len(here) < len(everything) and len(events) - half < len(there)
