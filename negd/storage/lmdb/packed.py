@@ -63,11 +63,6 @@ def event_of(packed: bytes) -> Event:
     return decode(unpack(packed))
 
 
-def id_of(packed: bytes) -> bytes:
-    """The event's id."""
-    return packed[:32]
-
-
 def kind_of(packed: bytes) -> int:
     """The event's kind."""
     return int.from_bytes(packed[_KIND], "big")
