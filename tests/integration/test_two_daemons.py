@@ -108,8 +108,8 @@ def test_a_peer_that_is_gone_is_an_error_and_the_daemon_lives_on(make_daemon: Ma
 def test_a_sync_cut_off_by_sigterm_loses_nothing_and_is_finished_later(
     make_daemon: MakeDaemon,
 ) -> None:
-    events = lasting_events(6000)
-    one, other = make_daemon("one", events[:-2000]), make_daemon("other", events[2000:])
+    events = lasting_events(4000)
+    one, other = make_daemon("one", events[:-1500]), make_daemon("other", events[1500:])
     one.start()
     other.start()
     with ControlClient(one.control) as client, pytest.raises(NegdError):
@@ -120,7 +120,7 @@ def test_a_sync_cut_off_by_sigterm_loses_nothing_and_is_finished_later(
     assert other.is_ready()
     for daemon in (one, other):
         assert "Traceback" not in daemon.log.read_text()
-    assert {event.id for event in events[:-2000]} <= ids_of(one) < {event.id for event in events}
+    assert {event.id for event in events[:-1500]} <= ids_of(one) < {event.id for event in events}
 
     one.start()
     assert sync(one, other.url)[-1].complete

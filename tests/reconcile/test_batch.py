@@ -76,7 +76,7 @@ def messages_of_a_run(ours: RecordSet, theirs: RecordSet, limit: int) -> Iterato
             break
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SEEDS, LIMITS)
 def test_real_messages_are_answered_alike(seed: int, limit: int) -> None:
     ours, theirs = random_sets(random.Random(seed))
@@ -84,7 +84,7 @@ def test_real_messages_are_answered_alike(seed: int, limit: int) -> None:
         assert_alike((theirs, ours)[turn % 2], limit, message)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SEEDS, LIMITS)
 def test_damaged_messages_are_answered_or_refused_alike(seed: int, limit: int) -> None:
     dice = random.Random(seed)
