@@ -31,15 +31,20 @@ Lanes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
+_NOTHING = np.zeros(LANES, np.uint64)
+
+
 class Chunk:
     """Sorted, distinct records, never written to again.
 
     :ivar rows: the records, shape (n, 40); ``keys`` are the same bytes, shape (n,).
     :ivar stride: how many records one running sum covers: 1 in the fast form.
-    :ivar sums: shape (n // stride + 1, 8): entry k sums the ids of the first k * stride records.
+    :ivar sums: shape (n // stride + 1, 8): entry k sums the ids of the first k * stride records,
+        on top of ``base``.
+    :ivar base: shape (8,): nothing, but in a part of another chunk, which shares its sums.
     """
 
-    __slots__ = ("keys", "rows", "stride", "sums")
+    __slots__ = ("base", "keys", "rows", "stride", "sums")
 
     def __init__(self, rows: Rows, stride: int, like: Chunk | None = None, same: int = 0) -> None:
         """Take over ``rows``.
@@ -51,9 +56,10 @@ class Chunk:
         self.rows.flags.writeable = False
         self.keys = as_keys(rows)
         self.stride = stride
+        self.base: Lanes = _NOTHING if like is None else like.base
         steps, known = len(rows) // stride, same // stride
         self.sums = np.empty((steps + 1, LANES), np.uint64)
-        self.sums[: known + 1] = 0 if like is None else like.sums[: known + 1]
+        self.sums[: known + 1] = self.base if like is None else like.sums[: known + 1]
         lanes = self._lanes(slice(known * stride, steps * stride))
         if stride > 1:
             lanes = lanes.reshape(-1, stride, LANES).sum(axis=1, dtype=np.uint64)
@@ -64,6 +70,15 @@ class Chunk:
         """A chunk of ``rows``, the first ``same`` of which are ours, if they fit one."""
         return Chunk(rows, self.stride, self, same) if len(rows) <= LARGEST_CHUNK else rows
 
+    def part(self, begin: int, end: int) -> Chunk | Rows:
+        """The records of begin..end: shared with this chunk in the fast form, else rows only."""
+        if self.stride > 1:
+            return self.rows[begin:end]
+        part = Chunk.__new__(Chunk)
+        part.rows, part.keys, part.stride = self.rows[begin:end], self.keys[begin:end], 1
+        part.sums, part.base = self.sums[begin : end + 1], self.sums[begin]
+        return part
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -71,8 +86,14 @@ class Chunk:
     def nbytes(self) -> int:
         return self.rows.nbytes + self.sums.nbytes
 
+    @property
+    def total(self) -> Lanes:
+        """What all ids sum up to, shape (8,)."""
+        total: Lanes = self.sum_before(len(self)) - self.base
+        return total
+
     def sum_before(self, index: int) -> Lanes:
-        """What the ids before ``index`` (0..n) sum up to, shape (8,)."""
+        """What the ids before ``index`` (0..n) sum up to, on top of ``base``, shape (8,)."""
         steps, rest = divmod(index, self.stride)
         total: Lanes = self.sums[steps]
         if rest:

@@ -70,7 +70,8 @@ class RecordSet:
         self._stride = stride
         self._starts = [0, *accumulate(map(len, self._chunks))]
         self._totals = np.zeros((len(self._starts), LANES), np.uint64)
-        np.cumsum([c.sum_before(len(c)) for c in self._chunks], axis=0, out=self._totals[1:])
+        np.cumsum([chunk.total for chunk in self._chunks], axis=0, out=self._totals[1:])
+        self._totals[:-1] -= [chunk.base for chunk in self._chunks]
         self._firsts = np.array([bytes(chunk.rows[0]) for chunk in self._chunks[1:]], KEY)
 
     @classmethod
@@ -259,9 +260,9 @@ class RecordSet:
             yield chunk, max(lo - start, 0), min(hi - start, len(chunk))
 
     def _cut(self, lo: int, hi: int) -> list[Chunk | Rows]:
-        """The chunks of lo..hi, and the rows of those it divides."""
+        """The chunks of lo..hi, and parts of those it divides."""
         return [
-            chunk if end - begin == len(chunk) else chunk.rows[begin:end]
+            chunk if end - begin == len(chunk) else chunk.part(begin, end)
             for chunk, begin, end in self._pieces(lo, hi)
         ]
 

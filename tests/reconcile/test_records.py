@@ -169,6 +169,31 @@ def test_a_window_takes_in_both_its_ends(
     assert list(set_of(records, compact=compact).window(since, until)) == kept
 
 
+@settings(max_examples=60, deadline=None)
+@given(RECORDS, st.lists(st.tuples(CREATED_AT, CREATED_AT, RECORDS, RECORDS), max_size=4))
+def test_a_window_is_a_set_like_any_other(
+    records: list[bytes], steps: list[tuple[int, int, list[bytes], list[bytes]]]
+) -> None:
+    """Windows share sums with what they were cut from, and are cut and changed in their turn."""
+    held, expected = set_of(records), set(records)
+    for since, until, new, gone in steps:
+        held = held.window(min(since, until), max(since, until))
+        expected = {
+            record
+            for record in expected
+            if min(since, until) <= int.from_bytes(record[:8], "big") <= max(since, until)
+        }
+        for lo, hi in ((0, len(held)), (len(held) // 3, len(held) // 2)):
+            part = sorted(expected)[lo:hi]
+            assert held.fingerprint(lo, hi) == fingerprint(part)
+            one = held.fingerprints(np.array([lo]), np.array([hi]))
+            assert bytes(one[0]) == fingerprint(part)
+        held = held.insert(b"".join(new)).delete(b"".join(gone))
+        expected = (expected | set(new)) - set(gone)
+        assert list(held) == sorted(expected)
+        assert held.fingerprint(0, len(held)) == fingerprint(sorted(expected))
+
+
 @anything
 @given(RECORDS, st.integers(-1, 70))
 def test_the_newest_are_latest_first_and_lowest_id_first_in_one_second(
