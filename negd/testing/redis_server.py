@@ -115,6 +115,14 @@ class RedisServer:
                 reply += received
         return reply.partition(b"\r\n")[0]
 
+    def await_end(self) -> None:
+        """Return when it has ended by itself.
+
+        :raises subprocess.TimeoutExpired: it has not, in time.
+        """
+        assert self._process is not None
+        self._process.wait(START_WITHIN)
+
     def kill(self) -> None:
         """Send SIGKILL and see it gone; what it acknowledged is in its file."""
         if self._process is not None:

@@ -22,7 +22,7 @@ from negd.websocket.server import ClientConnection, ClientFactory
 _LOOPBACK = "127.0.0.1"
 
 
-async def until(reactor: Any, condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(reactor: Any, condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Return once the condition holds.
 
     :raises AssertionError: it did not within so many seconds.
