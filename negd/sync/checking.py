@@ -16,10 +16,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from negd.nostr.event import Event, check, decode
 from negd.sync.checker import Faults, ask, check_lines, lines_of
-from negd.sync.offload import ThreadOffload
+from negd.sync.offload import Stopped, ThreadOffload
 
 Check = Callable[[Sequence[Event]], Deferred[Faults]]
 """Says of each event what is wrong with its id or signature."""
@@ -48,7 +49,6 @@ def check_here(events: Sequence[Event]) -> Deferred[Faults]:
 class CheckerProcess:
     """A :mod:`negd.sync.checker` and the socket to it, for one thread at a time.
 
-    :ivar proven: whether it has ever answered.
     :raises OSError: it cannot be started.
     """
 
@@ -71,7 +71,6 @@ class CheckerProcess:
                 raise
         ours.settimeout(_PATIENCE)
         self._socket = ours
-        self.proven = False
 
     @property
     def pid(self) -> int:
@@ -83,9 +82,7 @@ class CheckerProcess:
 
         :raises OSError: it has died or does not answer.
         """
-        faults = ask(self._socket, text)
-        self.proven = True
-        return faults
+        return ask(self._socket, text)
 
     def end(self) -> None:
         """End it, whatever it does: it has nothing to lose."""
@@ -97,7 +94,8 @@ class CheckerProcess:
 class Checkers:
     """A :data:`Check` on several processors; processes start when there is work for them.
 
-    One that dies is replaced and asked again: no event is taken for valid, and none is lost.
+    None is waited for while it starts, which takes as long as checking some thousand events: these
+    are checked in threads.  One that dies is replaced: no event is taken for valid, none is lost.
 
     :param reactor: an IReactorFromThreads and IReactorTime.
     :param count: of processes, and of threads that check few events or wait for processes; 0 takes
@@ -113,8 +111,15 @@ class Checkers:
         self._count = count or min(_ENOUGH, os.cpu_count() or 1)
         self._start = start
         self._offload = ThreadOffload(reactor, self._count, "checking")
+        self._starting = ThreadOffload(reactor, self._count, "starting")
+        self._begun = 0
         self._idle: list[CheckerProcess] = []
         self._paused_until = 0.0
+
+    @property
+    def idle(self) -> int:
+        """How many processes wait for work."""
+        return len(self._idle)
 
     def __call__(self, events: Sequence[Event]) -> Deferred[Faults]:
         """What is wrong with each event's id or signature.
@@ -138,8 +143,34 @@ class Checkers:
     async def stop(self) -> None:
         """Finish what was begun, and end threads and processes."""
         await self._offload.stop()
+        await self._starting.stop()
         while self._idle:
             self._idle.pop().end()
+
+    # --- in the reactor's thread ----------------------------------------------------------------
+
+    def _start_another(self) -> None:
+        """Start a process, unless there are enough or they do not work."""
+        if self._begun < self._count and self._reactor.seconds() >= self._paused_until:
+            self._begun += 1
+            started = self._starting(_started, self._start)
+            started.addCallbacks(self._idle.append, self._note_no_start)
+
+    def _note_no_start(self, failure: Failure) -> None:
+        self._begun -= 1
+        if failure.check(Stopped):
+            return
+        self._paused_until = self._reactor.seconds() + _PAUSE
+        self._log.error(
+            "processes to check events do not work, threads do it for {s:.0f} s: {error}",
+            s=_PAUSE,
+            error=failure.value,
+        )
+
+    def _replace(self, error: OSError) -> None:
+        self._begun -= 1
+        self._log.warn("a process that checks events is replaced: {error}", error=error)
+        self._start_another()
 
     # --- in threads -----------------------------------------------------------------------------
 
@@ -158,34 +189,31 @@ class Checkers:
         ]
 
     def _ask(self, text: bytes) -> Faults:
-        """Have lines checked by a process; here, where none can be got to work."""
-        while self._reactor.seconds() >= self._paused_until:
-            process = self._take_idle()
-            try:
-                process = process or self._start()
-                faults = process.check(text)
-            except OSError as error:
-                self._give_up(process, error)
-            else:
-                self._idle.append(process)
-                return faults
-        return check_lines(text)
-
-    def _take_idle(self) -> CheckerProcess | None:
+        """Have lines checked by a process; here, where none is at hand."""
         try:
-            return self._idle.pop()
+            process = self._idle.pop()
         except IndexError:
-            return None
-
-    def _give_up(self, process: CheckerProcess | None, error: OSError) -> None:
-        if process is not None:
+            self._reactor.callFromThread(self._start_another)
+            return check_lines(text)
+        try:
+            faults = process.check(text)
+        except OSError as error:
             process.end()
-        if process is not None and process.proven:
-            self._log.warn("a process that checks events is replaced: {error}", error=error)
-        else:
-            self._paused_until = self._reactor.seconds() + _PAUSE
-            self._log.error(
-                "processes to check events do not work, threads do it for {s:.0f} s: {error}",
-                s=_PAUSE,
-                error=error,
-            )
+            self._reactor.callFromThread(self._replace, error)
+            return check_lines(text)
+        self._idle.append(process)
+        return faults
+
+
+def _started(start: Callable[[], CheckerProcess]) -> CheckerProcess:
+    """A process that has shown that it works.
+
+    :raises OSError: it cannot be started, or does not answer.
+    """
+    process = start()
+    try:
+        process.check(b"")
+    except BaseException:
+        process.end()
+        raise
+    return process
