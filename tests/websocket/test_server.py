@@ -290,7 +290,9 @@ class CommitRaceTests(ServerCase):
         store = storage.events
         events = [alice.sign(created_at=1000 + n * 7919 % 3000) for n in range(3000)]
         await store.ingest(events[:1000])
-        relay = await self.serve(LoopbackRelay(reactor, memory_backend(reactor, store=store)))
+        # Room for all of it: one that is slow, as under load, may else be told CLOSED.
+        backend = memory_backend(reactor, EndpointSettings(max_outgoing=10**8), store=store)
+        relay = await self.serve(LoopbackRelay(reactor, backend))
         listener = self.listener = RecordingListener()
         heard: list[RelayMessage] = []
         listener.received = heard.append  # type: ignore[method-assign, assignment]
