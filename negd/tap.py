@@ -153,6 +153,7 @@ class House:
         ]
         self._signer = read_key(settings.relay.key_file) if settings.relay.key_file else None
         self._is_open = False
+        self._pulse = Pulse(reactor)
 
     async def open(self, undoing: Undoing) -> None:
         """Open everything: the storage first, as it is closed last, and the peers last.
@@ -180,6 +181,8 @@ class House:
         undoing.push("peers", roster.stop)
         await roster.start([listing_of(peer) for peer in settings.peer])
         self._is_open = True
+        self._pulse.start()  # what the start held up is no news
+        undoing.push("pulse", self._pulse.stop)
         self._log.info(
             "negd is up: serving {listen}, control on {control}, storing in {store}",
             listen=", ".join(settings.websocket.listen),
@@ -206,9 +209,6 @@ class House:
         undoing.push("clients", clients.close)
         undoing.push("intake", intake.stop)
         undoing.push("sessions", sessions.close_all)
-        pulse = Pulse(reactor)
-        pulse.start()
-        undoing.push("pulse", pulse.stop)
         sources = Sources(
             store=store,
             sessions=sessions,
@@ -217,7 +217,7 @@ class House:
             outcomes=lambda: intake.outcomes,
             backlog=lambda: intake.backlog,
             snapshot_bytes=lambda: sessions.snapshots.nbytes,
-            late=lambda: pulse.worst,
+            late=lambda: self._pulse.worst,
             clock=reactor,
         )
         site = make_site(clients.as_resource(), sources, self._about(), settings.websocket, reactor)
