@@ -28,6 +28,8 @@ from negd.settings import StoreSettings
 class Outcome(Enum):
     """What became of an event that was handed in."""
 
+    __hash__ = object.__hash__  # each is one object; Enum's own hash is a call of Python code
+
     STORED = "stored"
     DUPLICATE = "duplicate"
     SUPERSEDED = "superseded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from twisted.internet.defer import DeferredLock
@@ -35,7 +36,8 @@ class Contact:
         self._admitted = False
         self._has_waited = False
         self._answering = DeferredLock()
-        self._heard: dict[bytes, None] = {}
+        # A plain dict is slow to find its first key where many before it were deleted.
+        self._heard: OrderedDict[bytes, None] = OrderedDict()
 
     def close(self) -> None:
         """Close the link; what waits for the peer is told that it is lost."""
@@ -45,9 +47,10 @@ class Contact:
 
     def hear(self, ids: Iterable[bytes]) -> None:
         """Remember events that the peer has sent, the latest so many of them."""
-        self._heard.update(dict.fromkeys(ids))
+        for event_id in ids:
+            self._heard[event_id] = None
         while len(self._heard) > _MOST_HEARD:
-            del self._heard[next(iter(self._heard))]
+            self._heard.popitem(last=False)
 
     def has_told(self, event_id: bytes) -> bool:
         """Whether the peer has sent this event lately."""

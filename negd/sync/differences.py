@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from twisted.internet.defer import Deferred
 
@@ -93,14 +92,14 @@ class Differences(Line):
     def __init__(self, allowance: Allowance | None = None, moves: bool = True) -> None:
         super().__init__(allowance)
         self._moves = moves
-        self._found: dict[bytes, None] = {}
+        self._found: OrderedDict[bytes, None] = OrderedDict()
 
     def add(self, ids: Iterable[bytes]) -> int:
         """Put the ids in line that were not found before; how many that were."""
         fresh = list(dict.fromkeys(event_id for event_id in ids if event_id not in self._found))
         self._found.update(dict.fromkeys(fresh))
-        for forgotten in list(islice(self._found, max(0, len(self._found) - _REMEMBERED))):
-            del self._found[forgotten]
+        while len(self._found) > _REMEMBERED:
+            self._found.popitem(last=False)
         if self._moves:
             self.put(fresh)
         return len(fresh)

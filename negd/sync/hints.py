@@ -23,8 +23,14 @@ _UNDER_WAY = 10.0
 """Seconds that what is under way may take: an answer behind it is waited for only so long."""
 
 _NEGD = "negd"
-_NEGD_WINDOW = 1000
-"""EVENTs that negd itself may be sent unanswered: it stops reading, and drops none."""
+_NEGD_WINDOW = 4000
+"""EVENTs that negd itself may be sent unanswered: it stops reading, and drops none.
+
+An event takes a fifth of a second to be checked and committed with others, so fewer would wait for
+each other."""
+
+_NEGD_IN_FLIGHT = 16
+"""REQs that negd itself may be asked at a time."""
 
 
 def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettings:
@@ -32,6 +38,9 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
     if document is None:
         return settings
     in_flight, batch, frame = settings.fetch_in_flight, settings.fetch_batch, settings.frame_limit
+    window = settings.upload_window
+    if document.software == _NEGD:
+        in_flight, window = max(in_flight, _NEGD_IN_FLIGHT), max(window, _NEGD_WINDOW)
     if document.max_subscriptions is not None:  # one of them is the tail's
         in_flight = min(in_flight, document.max_subscriptions - 1)
     if document.max_limit is not None:
@@ -40,13 +49,12 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
         room = document.max_message_length - _ENVELOPE
         batch = min(batch, room // _ID)
         frame = min(frame, max(_SMALLEST_FRAME, room // 2))  # hex doubles it
-    window = settings.upload_window
     return msgspec.structs.replace(
         settings,
         fetch_in_flight=max(1, in_flight),
         fetch_batch=max(1, batch),
         frame_limit=frame,
-        upload_window=max(window, _NEGD_WINDOW) if document.software == _NEGD else window,
+        upload_window=window,
     )
 
 
