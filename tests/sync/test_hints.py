@@ -49,9 +49,10 @@ def test_whatever_is_stated_makes_settings_that_work(
     said = RelayDocument(software, "", (), length, subscriptions, limit)
     made = suited(OURS, said)
     assert 1 <= made.fetch_batch <= OURS.fetch_batch
-    assert 1 <= made.fetch_in_flight <= OURS.fetch_in_flight
+    ours = (16, 4000) if software == "negd" else (OURS.fetch_in_flight, OURS.upload_window)
+    assert 1 <= made.fetch_in_flight <= ours[0]
     assert 4096 <= made.frame_limit <= OURS.frame_limit
-    assert made.upload_window == (1000 if software == "negd" else OURS.upload_window)
+    assert made.upload_window == ours[1]
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
@@ -93,7 +94,10 @@ class NeverOk(ConversationPeer):
 
 
 @pytest.mark.parametrize(("software", "unanswered"), [("negd", 1000), ("strfry", 64), ("", 64)])
-def test_negd_is_sent_more_events_at_a_time(software: str, unanswered: int) -> None:
+def test_negd_is_sent_more_events_at_a_time(
+    software: str, unanswered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("negd.sync.hints._NEGD_WINDOW", 1000)
     world = World()
     world.ours.hold(events)
     peer = NeverOk(world.theirs.backend)
