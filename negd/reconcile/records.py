@@ -142,7 +142,7 @@ class RecordSet:
         hi = len(self) if until is None else self.find(until + 1, b"")
         if lo == 0 and hi == len(self):
             return self
-        return self._of(self._cut(lo, hi))
+        return self._of_cut(self._cut(lo, hi))
 
     def newest(self, n: int) -> RecordSet:
         """The ``n`` newest as NIP-01 orders: latest first, in one second the lowest id first."""
@@ -153,7 +153,7 @@ class RecordSet:
         cut = len(self) - n
         second = int.from_bytes(self.record(cut)[:8], "big")
         begin, end = self.find(second, b""), self.find(second + 1, b"")
-        return self._of(self._cut(begin, begin + end - cut) + self._cut(end, len(self)))
+        return self._of_cut(self._cut(begin, begin + end - cut) + self._cut(end, len(self)))
 
     # One at a time.
 
@@ -265,6 +265,13 @@ class RecordSet:
             chunk if end - begin == len(chunk) else chunk.part(begin, end)
             for chunk, begin, end in self._pieces(lo, hi)
         ]
+
+    def _of_cut(self, pieces: list[Chunk | Rows]) -> RecordSet:
+        """A set of parts; they stay as they are, however small, where they share their sums."""
+        chunks = [piece for piece in pieces if isinstance(piece, Chunk) and len(piece)]
+        if self._stride == _FAST:
+            return RecordSet(chunks, _FAST)
+        return self._of(pieces)
 
     def _changed(self, rows: Rows, change: _Change) -> RecordSet:
         keys = as_keys(rows)
