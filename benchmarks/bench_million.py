@@ -22,22 +22,19 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from benchmarks.corpus import corpus
+from benchmarks.bench_storage import STORED, stored
 from benchmarks.wire import CountingWire
 from negd.control.client import ControlClient
-from negd.testing.processes import DaemonProcess, negctl
+from negd.testing.processes import DaemonProcess
 
-EVENTS = 1_000_000
 ROUNDS = 20
 
 
 @pytest.fixture(scope="module")
 def full() -> Iterator[Path]:
-    """A daemon's folder with every event."""
+    """A daemon's folder with every event of the storage suite."""
     root = Path(tempfile.mkdtemp(prefix="negd-bench-"))
-    (root / "full").mkdir()
-    done = negctl("import", str(corpus(EVENTS)), "--store", "lmdb:store", folder=root / "full")
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(stored(), root / "full" / "store")
     yield root / "full"
     shutil.rmtree(root)
 
@@ -125,11 +122,11 @@ def test_1m_into_an_empty_store(benchmark: Any, full: Path, direction: str) -> N
         benchmark.pedantic(sync, rounds=1)
         watch.stop()
     benchmark.extra_info.update(
-        goal=EVENTS / 8000,
-        reference=EVENTS / (2600 if direction == "pull" else 5500),
+        goal=STORED / 8000,
+        reference=STORED / (2600 if direction == "pull" else 5500),
         moved=moved[0],
         late="+".join(f"{worst * 1000:.0f}" for worst in watch.late) + " ms",
         memory=", ".join(watch.at(part) for part in (0.1, 0.5, 1.0)),
     )
     benchmark.extra_info["events/s"] = round(moved[0] / benchmark.stats.stats.median)
-    assert moved[0] > 0.9 * EVENTS
+    assert moved[0] > 0.9 * STORED
