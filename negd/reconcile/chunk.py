@@ -142,10 +142,12 @@ def interleaved(first: Indices, second: Indices) -> Indices:
     return both
 
 
-def rechunked(pieces: Iterable[Chunk | Rows], stride: int) -> list[Chunk]:
+def rechunked(pieces: Iterable[Chunk | Rows], stride: int, *, copies: bool = True) -> list[Chunk]:
     """Chunks of these consecutive records: small neighbours joined, large ones divided.
 
     A :class:`Chunk` that is neither stays the object it is.
+
+    :param copies: whether rows that are part of an array leave it, so that it can be freed.
     """
     joined: list[Chunk | Rows] = []
     for piece in pieces:
@@ -158,10 +160,12 @@ def rechunked(pieces: Iterable[Chunk | Rows], stride: int) -> list[Chunk]:
         if isinstance(piece, Chunk):
             chunks.append(piece)
         elif len(piece) <= LARGEST_CHUNK:
-            chunks.append(Chunk(piece if piece.base is None else piece.copy(), stride))
+            chunks.append(
+                Chunk(piece.copy() if copies and piece.base is not None else piece, stride)
+            )
         else:
             parts = np.array_split(piece, -(-len(piece) // CHUNK))
-            chunks.extend(Chunk(part.copy(), stride) for part in parts)
+            chunks.extend(Chunk(part.copy() if copies else part, stride) for part in parts)
     return chunks
 
 

@@ -33,10 +33,15 @@ def load(environment: Environment, standing: list[Filter]) -> Memory:
     return Memory(
         roll,
         {
-            wanted: everything if wanted == EVERYTHING else reader.snapshot(wanted, now=0)
+            wanted: everything if wanted == EVERYTHING else _lasting(reader.snapshot(wanted, now=0))
             for wanted in standing
         },
     )
+
+
+def _lasting(records: RecordSet) -> RecordSet:
+    """The same records in memory that is given back piece by piece as the set changes."""
+    return RecordSet.from_records(records.to_array(), is_sorted=True)
 
 
 def _load(environment: Environment) -> tuple[Roll, RecordSet]:
@@ -56,7 +61,9 @@ def _load(environment: Environment) -> tuple[Roll, RecordSet]:
     if not found.all():
         places, serials, postings = places[found], serials[found], postings[found]
     ids, kinds = entries[places, 1:33], numbers(postings[:, :2]).astype(np.uint16)
-    return Roll(serials, ids, kinds), record_set(numbers(postings[:, 2:10]).view(np.uint64), ids)
+    return Roll(serials, ids, kinds), record_set(
+        numbers(postings[:, 2:10]).view(np.uint64), ids, copies=True
+    )
 
 
 def _lists(txn: Transaction, database: Database, keys: list[bytes], width: int) -> Rows:

@@ -76,8 +76,11 @@ class Postings(NamedTuple):
 NONE = Postings(np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
-def record_set(times: Times, ids: Rows) -> RecordSet:
-    """The records of these times and ids; quickest where the times ascend."""
+def record_set(times: Times, ids: Rows, *, copies: bool = False) -> RecordSet:
+    """The records of these times and ids; quickest where the times ascend.
+
+    :param copies: for a set that is kept and changed: see :meth:`RecordSet.from_records`.
+    """
     words = np.empty((len(ids), RECORD_SIZE // 8), np.uint64)
     words[:, 0] = times.astype(">u8").view(np.uint64)
     words[:, 1:] = np.ascontiguousarray(ids).view(np.uint64)
@@ -87,7 +90,8 @@ def record_set(times: Times, ids: Rows) -> RecordSet:
         words[tied] = words[tied[_order(times[tied], ids[tied])]]
     else:
         words = words[_order(times, ids)]
-    return RecordSet.from_records(words.view(np.uint8).reshape(-1, RECORD_SIZE))
+    rows = words.view(np.uint8).reshape(-1, RECORD_SIZE)
+    return RecordSet.from_records(rows, copies=copies)
 
 
 def _order(times: Times, ids: Rows) -> Serials:
