@@ -538,6 +538,8 @@ class SyncProgress:
     :ivar refused: events received that we did not accept.
     :ivar unfetchable: ids that the peer listed and did not return.
     :ivar explained: differences left alone because the ledger explains them.
+    :ivar gone: differences that ended before their turn came: events that were replaced or
+        deleted here meanwhile.
     :ivar reasons: why events did not move, in the words of whoever refused, and how many; the
         first so many reasons of a run.
     :ivar complete: true in the last progress of a run that succeeded.
@@ -554,6 +556,7 @@ class SyncProgress:
     refused: int = 0
     unfetchable: int = 0
     explained: int = 0
+    gone: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     complete: bool = False
 

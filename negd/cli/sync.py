@@ -76,7 +76,7 @@ def _moved(progress: SyncProgress) -> str:
 def _explained(progress: SyncProgress) -> int:
     """Differences that the sync came to, and that stay."""
     in_vain = progress.refused + progress.rejected + progress.unfetchable
-    return in_vain + progress.explained
+    return in_vain + progress.explained + progress.gone
 
 
 def _left(progress: SyncProgress, url: str) -> list[tuple[int, str]]:
@@ -89,6 +89,7 @@ def _left(progress: SyncProgress, url: str) -> list[tuple[int, str]]:
         (progress.unfetchable, MEANINGS["unfetchable"]),
         (progress.rejected, MEANINGS["theirs-rejected"]),
         (progress.explained, f"left alone for now, tried in vain before: negctl peers show {url}"),
+        (progress.gone, "replaced or deleted here before their turn came"),
         (others, "more, against the peer's direction or for a reason the daemon does not tell"),
     ]
     return [(number, text) for number, text in left if number > 0]

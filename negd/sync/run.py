@@ -28,6 +28,9 @@ from negd.sync.upload import Upload
 DOUBT = 24 * 3600.0
 """Seconds after which a peer that did not reconcile is asked again."""
 
+_NOT_MOVED = ("explained", "unfetchable", "gone")
+"""Counts of a progress that cost a budget nothing."""
+
 _MOST_IN_LINE = 100_000
 """Differences found and not yet moved from which on none are looked for."""
 
@@ -253,7 +256,7 @@ class SyncRun:
         return self._node.clock.seconds()
 
     def _moved(self, **more: int) -> None:
-        self._allowance.give_back(more.get("explained", 0) + more.get("unfetchable", 0))
+        self._allowance.give_back(sum(more.get(name, 0) for name in _NOT_MOVED))
         self.progress = self.progress.plus(**more)
         self._report(self.progress)
 

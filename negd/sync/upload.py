@@ -93,7 +93,8 @@ class Upload:
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
         events = await self._store.fetch(wanted)
-        # What is gone since the snapshot was replaced or deleted: no difference any more.
+        if len(events) < len(wanted):
+            self._moved(gone=len(wanted) - len(events))
         for event_id in [i for i in wanted if i in events]:
             message = encode_publish(events[event_id])
             if len(message) > self._longest:  # it would end the link, and all that is under way

@@ -698,3 +698,24 @@ def test_what_makes_a_peers_event_out_of_date_is_sent_whatever_the_filter(nip77:
     assert theirs.held() == {event.id_bytes for event in (deletion, new, dropping)}
     again = run(world, Filter.build(tags={"t": ["a"]}), url=url, book=book)
     assert (again.have, again.moved) == (0, 0)
+
+
+def test_what_is_replaced_here_before_it_is_sent_is_told_so() -> None:
+    world = World(SyncSettings(upload_window=1))
+    world.dialer.latency = lambda: 1.0
+    old = alice.sign(created_at=9000, kind=10_002)
+    world.ours.hold([old, *events[:20]])
+    told: list[SyncProgress] = []
+    done = start(world, report=told.append)
+    while not told:
+        world.clock.advance(1)
+    stored = Deferred.fromCoroutine(
+        world.ours.backend.intake.submit([alice.sign(created_at=9001, kind=10_002)])
+    )
+    for _ in range(200):
+        world.clock.advance(1)
+    assert stored.called
+    assert done.called
+    last = told[-1]
+    assert last.complete
+    assert (last.have, last.sent, last.gone) == (21, 20, 1)

@@ -152,7 +152,7 @@ class SyncRequest(_message.Message):
     def __init__(self, url: _Optional[str] = ..., filter: _Optional[str] = ..., since: _Optional[int] = ...) -> None: ...
 
 class SyncProgress(_message.Message):
-    __slots__ = ("peer", "round", "have", "need", "fetched", "already", "sent", "rejected", "refused", "unfetchable", "explained", "complete", "error", "reasons")
+    __slots__ = ("peer", "round", "have", "need", "fetched", "already", "sent", "rejected", "refused", "unfetchable", "explained", "complete", "error", "reasons", "gone")
     class ReasonsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class SyncProgress(_message.Message):
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     peer: str
     round: int
     have: int
@@ -188,7 +189,8 @@ class SyncProgress(_message.Message):
     complete: bool
     error: str
     reasons: _containers.ScalarMap[str, int]
-    def __init__(self, peer: _Optional[str] = ..., round: _Optional[int] = ..., have: _Optional[int] = ..., need: _Optional[int] = ..., fetched: _Optional[int] = ..., already: _Optional[int] = ..., sent: _Optional[int] = ..., rejected: _Optional[int] = ..., refused: _Optional[int] = ..., unfetchable: _Optional[int] = ..., explained: _Optional[int] = ..., complete: bool = ..., error: _Optional[str] = ..., reasons: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    gone: int
+    def __init__(self, peer: _Optional[str] = ..., round: _Optional[int] = ..., have: _Optional[int] = ..., need: _Optional[int] = ..., fetched: _Optional[int] = ..., already: _Optional[int] = ..., sent: _Optional[int] = ..., rejected: _Optional[int] = ..., refused: _Optional[int] = ..., unfetchable: _Optional[int] = ..., explained: _Optional[int] = ..., complete: bool = ..., error: _Optional[str] = ..., reasons: _Optional[_Mapping[str, int]] = ..., gone: _Optional[int] = ...) -> None: ...
 
 class ForgetLedgerRequest(_message.Message):
     __slots__ = ("url",)
