@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+import time
+from urllib.request import urlopen
 
 import pytest
 
 from negd.control.client import ControlClient
 from negd.errors import NegdError
+from negd.testing.processes import DaemonProcess
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
 
 COUNT = int(os.environ.get("NEGD_RESUME_EVENTS", "10000"))
 """With ``NEGD_RESUME_EVENTS=100000`` it takes a minute."""
+
+
+def ids_once_stored(daemon: DaemonProcess) -> set[str]:
+    """What a running daemon holds when all that had reached it before is stored."""
+    found, earlier = ids_of(daemon), set[str]()
+    while backlog(daemon) or found != earlier:
+        time.sleep(0.5)
+        found, earlier = ids_of(daemon), found
+    return found
+
+
+def backlog(daemon: DaemonProcess) -> float:
+    with urlopen(f"http{daemon.url.removeprefix('ws')}/metrics", timeout=60) as answer:
+        text = answer.read().decode()
+    (line,) = [line for line in text.splitlines() if line.startswith("negd_intake_backlog ")]
+    return float(line.split()[1])
 
 
 @pytest.mark.slow
@@ -25,7 +44,7 @@ def test_killed_in_mid_sync_it_moves_only_what_is_missing(make_daemon: MakeDaemo
         for progress in client.sync(other.url):
             if progress.fetched and progress.sent:
                 one.kill()
-    here, there = ids_of(one), ids_of(other)
+    here, there = ids_of(one), ids_once_stored(other)
     assert half < len(here) < len(everything) and len(events) - half < len(there)
 
     one.start()
