@@ -179,6 +179,7 @@ class Dialogue:
         self._ended_lately: deque[str] = deque(maxlen=_MOST_ENDED)
         self.challenge: str | None = None
         self.faults: Counter[Fault] = Counter()
+        self._faults_taken: Counter[Fault] = Counter()
 
     @contextmanager
     def subscription(
@@ -218,6 +219,12 @@ class Dialogue:
             yield box
         finally:
             self._ok_boxes.remove(box)
+
+    def take_faults(self) -> Counter[str]:
+        """What the peer did wrong since this was called last, by the words of :class:`Fault`."""
+        new = self.faults - self._faults_taken
+        self._faults_taken = Counter(self.faults)
+        return Counter({fault.value: count for fault, count in new.items()})
 
     async def end(self) -> None:
         """Wait for the end of the link.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from negd.errors import PeerError
-from negd.interfaces import Direction, Fault, IPeerBook, Outcome, PeerProfile, SyncProgress
+from negd.interfaces import Direction, IPeerBook, Outcome, PeerProfile, SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
@@ -27,6 +28,9 @@ from negd.sync.upload import Upload
 
 DOUBT = 24 * 3600.0
 """Seconds after which a peer that did not reconcile is asked again."""
+
+_PAID = ("fetched", "refused", "sent", "rejected")
+"""Counts of a progress that a budget pays for."""
 
 _NOT_MOVED = ("explained", "unfetchable", "gone")
 """Counts of a progress that cost a budget nothing."""
@@ -70,7 +74,8 @@ class SyncRun:
         self._is_turn_over = False
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self.profile = profile
-        self.progress = self._so_far = so_far or SyncProgress(url)
+        self.progress = self._so_far = so_far = so_far or SyncProgress(url)
+        self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
 
     @property
     def moved(self) -> int:
@@ -101,8 +106,7 @@ class SyncRun:
                 await self._sync(own)
             finally:
                 own.close()
-        reasons = _sum(self._so_far.reasons, self._ledger.reasons)
-        self.progress = replace(self.progress, reasons=reasons, complete=True)
+        self.progress = replace(self.progress, complete=True)
         self._report(self.progress)
         return self.progress
 
@@ -112,8 +116,10 @@ class SyncRun:
         try:
             await together(self._gather(peer, records, arrivals), self._upload(peer).run())
         finally:
-            self._learn(faults=_sum(self.profile.faults, peer.dialogue.faults))
-            peer.dialogue.faults.clear()
+            faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
+            self._learn(faults=dict(faults))
+            reasons = Counter(self._so_far.reasons) + self._ledger.reasons
+            self.progress = replace(self.progress, reasons=dict(reasons))
             await self._ledger.write(at_least=1)
         if self._is_cut_short or self._left():
             raise self._end_of_turn()
@@ -259,11 +265,3 @@ class SyncRun:
         self._allowance.give_back(sum(more.get(name, 0) for name in _NOT_MOVED))
         self.progress = self.progress.plus(**more)
         self._report(self.progress)
-
-
-def _sum(one: Mapping[str, int], other: Mapping[Any, int]) -> dict[str, int]:
-    total = dict(one)
-    for word, count in other.items():
-        key = word.value if isinstance(word, Fault) else word
-        total[key] = total.get(key, 0) + count
-    return total

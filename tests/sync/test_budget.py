@@ -168,3 +168,23 @@ def test_a_slow_link_has_less_under_way(rate: int) -> None:
     assert 1 <= made.upload_window * 1000 <= rate * 10
     assert 4096 <= made.frame_limit * 2 <= max(8192, rate * 10)
     assert paced(ours, 0) == paced(ours, 10**9) == ours
+
+
+def test_turns_of_one_sync_share_its_budget() -> None:
+    world = World()
+    world.theirs.hold(events[:100])
+    earlier = SyncProgress(THEIRS, fetched=30, sent=10, refused=5, reasons={"no": 5})
+    run = SyncRun(
+        world.ours.parts,
+        THEIRS,
+        EVERYTHING,
+        Direction.DOWN,
+        None,
+        PeerProfile(),
+        lambda _: None,
+        Budget(events=60),
+        earlier,
+    )
+    with pytest.raises(BudgetSpent):
+        drive(world.clock, run.run())
+    assert (run.moved, run.progress.fetched, run.progress.reasons) == (15, 45, {"no": 5})

@@ -17,6 +17,7 @@ from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
+from negd.sync.contact import get_in_touch
 from negd.sync.run import DOUBT, SyncRun
 from negd.testing.links import PeerEnd, ScriptedPeer, drive
 from negd.testing.nodes import THEIRS, World
@@ -342,3 +343,27 @@ def test_a_notice_that_there_are_too_many_requests_is_heeded() -> None:
     assert world.ours.held() == ids
     assert learned.requests_in_flight is not None
     assert learned.requests_in_flight <= 4
+
+
+def test_faults_are_counted_once_and_bounded_over_all_syncs_of_a_link() -> None:
+    world = World()
+
+    def sloppy(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "NEG-OPEN":
+            for _ in range(40):
+                peer.send(b'["EVENT","x","not an event"]')
+        return None
+
+    peer = Bent(world, sloppy)
+    world.dialer.peers[THEIRS] = lambda: peer
+    parts, profile = world.ours.parts, PeerProfile()
+    contact = drive(world.clock, get_in_touch(parts, THEIRS))
+    for total in (40, 80):
+        run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+        drive(world.clock, run.run(contact))
+        profile = run.profile
+        assert profile.faults == {"unreadable": total}
+    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    with pytest.raises(PeerError, match="cannot be read"):
+        drive(world.clock, run.run(contact))
+    contact.close()
