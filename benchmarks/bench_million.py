@@ -8,7 +8,6 @@ events, half of them, and all.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,12 +16,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-import psutil
 import pytest
 
 from benchmarks.bench_storage import STORED, stored
+from benchmarks.memory import memory_of
 from benchmarks.wire import CountingWire
 from negd.control.client import ControlClient
 from negd.testing.processes import DaemonProcess
@@ -75,8 +73,9 @@ class Watch(Thread):
 
     def run(self) -> None:
         while not self._over.wait(1.0):
-            self.late = [max(*two) for two in zip(self.late, map(late, self._daemons), strict=True)]
-            self.memory.append([megabytes(daemon) for daemon in self._daemons])
+            late = [daemon.metric("negd_reactor_late_seconds") for daemon in self._daemons]
+            self.late = [max(*two) for two in zip(self.late, late, strict=True)]
+            self.memory.append([memory_of(d.pid, "Pss_Anon") >> 20 for d in self._daemons])
 
     def stop(self) -> None:
         self._over.set()
@@ -85,22 +84,6 @@ class Watch(Thread):
     def at(self, part: float) -> str:
         """The memory of both, when so much of the time was over."""
         return "+".join(map(str, self.memory[int(part * (len(self.memory) - 1))])) + " MB"
-
-
-def late(daemon: DaemonProcess) -> float:
-    with urlopen(f"http{daemon.url.removeprefix('ws')}/metrics", timeout=60) as answer:
-        found = re.search(r"^negd_reactor_late_seconds (\S+)", answer.read().decode(), re.MULTILINE)
-    assert found is not None
-    return float(found[1])
-
-
-def megabytes(daemon: DaemonProcess) -> int:
-    process = psutil.Process(daemon.pid)
-    held = 0
-    for one in (process, *process.children(recursive=True)):
-        info = one.memory_info()
-        held += info.rss - info.shared
-    return held >> 20
 
 
 @pytest.mark.parametrize("direction", ["pull", "push"])

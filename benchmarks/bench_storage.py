@@ -26,6 +26,7 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from benchmarks.corpus import CACHE, corpus
+from benchmarks.memory import memory_of
 from negd.nostr.event import decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import RecordSet
@@ -124,32 +125,12 @@ class Memory(Thread):
 
     def run(self) -> None:
         while not self._ended.wait(0.1):
-            self.peak = max(self.peak, sum(map(_proportional, _family(self._process))))
+            self.peak = max(self.peak, memory_of(self._process))
 
     def stop(self) -> int:
         self._ended.set()
         self.join()
         return self.peak
-
-
-def _family(process: int) -> list[int]:
-    family = [process]
-    for member in family:
-        for children in Path(f"/proc/{member}/task").glob("*/children"):
-            try:
-                family += map(int, children.read_text().split())
-            except OSError:
-                pass
-    return family
-
-
-def _proportional(process: int) -> int:
-    """PSS, where the system has it: shared pages count in part for each who shares them."""
-    try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in text.split("\n") if line[:4] == "Pss:")
 
 
 def import_lines(source: Path, folder: Path) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from negd.reconcile.chunk import RECORD_SIZE
-from negd.reconcile.reconciler import Initiator, Responder, Step
+from negd.reconcile.reconciler import SMALLEST_FRAME_LIMIT, Initiator, Responder, Step
 from negd.reconcile.records import RecordSet, pack
 from negd.reconcile.wire import UnsupportedVersion
 
 __all__ = [
     "RECORD_SIZE",
+    "SMALLEST_FRAME_LIMIT",
     "Initiator",
     "RecordSet",
     "Responder",

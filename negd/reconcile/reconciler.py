@@ -16,6 +16,7 @@ from negd.reconcile.walk import Walk
 from negd.reconcile.wire import END, PROTOCOL_VERSION, UnsupportedVersion
 
 SMALLEST_FRAME_LIMIT = 4096
+"""Bytes of a message: with less, reconciliation cannot get on (NIP-77)."""
 
 _VERSION_BYTES = range(0x60, 0x70)
 

@@ -14,7 +14,7 @@ from negd.sync.contact import Contact
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience, asks_who_we_are
+from negd.sync.refusals import asks_for_patience
 from negd.sync.request import Requests
 from negd.sync.together import together
 
@@ -137,9 +137,7 @@ class Fetch:
             else:
                 del self._tries[event_id]
                 self._moved(unfetchable=1)
-                gated = refusal is not None and asks_who_we_are(refusal)
-                residue = Residue.AUTH_GATED if gated else Residue.UNFETCHABLE
-                self._ledger.note(event_id, residue, refusal or "not returned")
+                self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, refusal or "not returned")
         if again:
             await deferLater(self._clock, _PAUSE * 2 ** (self._tries[again[0]] - 1))
             self._needs.put_back(again)

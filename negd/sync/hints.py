@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from negd.nostr.document import RelayDocument
+from negd.reconcile import SMALLEST_FRAME_LIMIT
 from negd.settings import SyncSettings
 
 _ENVELOPE = 200
@@ -12,9 +13,6 @@ _ENVELOPE = 200
 
 _ID = 67
 """Bytes of an id in a REQ: 64 digits, quotes and a comma."""
-
-_SMALLEST_FRAME = 4096
-"""The least that reconciliation can do with (NIP-77)."""
 
 _EVENT = 1000
 """Bytes of an event in its message, about."""
@@ -48,7 +46,7 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
     if document.max_message_length is not None:
         room = document.max_message_length - _ENVELOPE
         batch = min(batch, room // _ID)
-        frame = min(frame, max(_SMALLEST_FRAME, room // 2))  # hex doubles it
+        frame = min(frame, max(SMALLEST_FRAME_LIMIT, room // 2))  # hex doubles it
     return msgspec.structs.replace(
         settings,
         fetch_in_flight=max(1, in_flight),
@@ -69,6 +67,6 @@ def paced(settings: SyncSettings, rate: int) -> SyncSettings:
         settings,
         fetch_batch=batch,
         fetch_in_flight=max(1, min(settings.fetch_in_flight, events // batch)),
-        frame_limit=min(settings.frame_limit, max(_SMALLEST_FRAME, room // 2)),
+        frame_limit=min(settings.frame_limit, max(SMALLEST_FRAME_LIMIT, room // 2)),
         upload_window=min(settings.upload_window, events),
     )

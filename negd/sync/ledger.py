@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from negd.interfaces import IPeerBook, LedgerEntry, Residue
-from negd.sync.refusals import asks_for_patience
+from negd.sync.refusals import asks_for_patience, asks_who_we_are
 
 _WRITE_AT = 1000
 _MOST_DOUBLINGS = 6
@@ -64,6 +64,10 @@ class Ledger:
         first = min(self._retry, _PATIENCE) if asks_for_patience(text) else self._retry
         wait = first * 2 ** min(tries - 1, _MOST_DOUBLINGS)
         self._entries[event_id] = LedgerEntry(residue, text, tries, self._clock.seconds() + wait)
+
+    def note_refusal(self, event_id: bytes, residue: Residue, text: str) -> None:
+        """As :meth:`note`, for a peer's words; they may mean that it wants to know who we are."""
+        self.note(event_id, Residue.AUTH_GATED if asks_who_we_are(text) else residue, text)
 
     def settle(self, event_id: bytes) -> None:
         """The event has moved: nothing is left to explain."""

@@ -16,7 +16,7 @@ from negd.nostr.messages import (
     encode_neg_msg,
     encode_neg_open,
 )
-from negd.reconcile import Initiator, RecordSet, Step, UnsupportedVersion
+from negd.reconcile import SMALLEST_FRAME_LIMIT, Initiator, RecordSet, Step, UnsupportedVersion
 from negd.sync.contact import Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.node import Node
@@ -35,9 +35,6 @@ _MOST_IDLE_ROUNDS = 1000
 
 _MOST_SPLITS = 1000
 """Windows cut into smaller ones in one negotiation."""
-
-_LEAST_FRAME = 4096
-"""Bytes (NIP-77's smallest limit)."""
 
 _MOST_HELD_UP = 60.0
 """Seconds of ours between two messages after which a peer may have forgotten what it was at."""
@@ -115,9 +112,9 @@ class Negotiation:
 
     def _lessen_frame(self, error: PeerError) -> bool:
         """Whether the peer found a message too large, and smaller ones are possible."""
-        if not is_about_a_frame(error.text) or self.frame <= _LEAST_FRAME:
+        if not is_about_a_frame(error.text) or self.frame <= SMALLEST_FRAME_LIMIT:
             return False
-        self.frame = max(_LEAST_FRAME, self.frame // 2)
+        self.frame = max(SMALLEST_FRAME_LIMIT, self.frame // 2)
         return True
 
     def _split(self, window: Window, ours: RecordSet) -> list[Window]:

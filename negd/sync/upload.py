@@ -15,11 +15,10 @@ from negd.sync.dialogue import OkMailbox, Silence
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience, asks_who_we_are
+from negd.sync.refusals import asks_for_patience
 
 _TOGETHER = 100
 """OKs that are counted in one step of the progress."""
-
 
 _PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -95,7 +94,7 @@ class Upload:
         events = await self._store.fetch(wanted)
         if len(events) < len(wanted):
             self._moved(gone=len(wanted) - len(events))
-        for event_id in [i for i in wanted if i in events]:
+        for event_id in filter(events.__contains__, wanted):
             message = encode_publish(events[event_id])
             if len(message) > self._longest:  # it would end the link, and all that is under way
                 self._reject(event_id, f"longer than the {self._longest} bytes the peer reads")
@@ -170,5 +169,4 @@ class Upload:
 
     def _reject(self, event_id: bytes, text: str) -> None:
         self._moved(rejected=1)
-        gated = asks_who_we_are(text)
-        self._ledger.note(event_id, Residue.AUTH_GATED if gated else Residue.THEIRS_REJECTED, text)
+        self._ledger.note_refusal(event_id, Residue.THEIRS_REJECTED, text)

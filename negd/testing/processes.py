@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+from urllib.request import urlopen
 
 from negd.control.client import ControlClient, ControlError
 from negd.nostr.event import Event
@@ -129,6 +130,16 @@ class DaemonProcess:
                 return client.ready()
             except ControlError:
                 return False
+
+    def metric(self, name: str) -> float:
+        """A figure without labels of its ``/metrics``.
+
+        :raises KeyError: there is none of that name.
+        """
+        with urlopen(f"http{self.url.removeprefix('ws')}/metrics", timeout=ANSWER_WITHIN) as answer:
+            lines = answer.read().decode().splitlines()
+        figures = dict(line.split(" ", 1) for line in lines if not line.startswith("#"))
+        return float(figures[name])
 
     def wait(self, within: float = STOP_WITHIN) -> int:
         """Its exit status, as :attr:`subprocess.Popen.returncode`, once it has ended.

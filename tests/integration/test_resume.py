@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from urllib.request import urlopen
 
 import pytest
 
@@ -20,17 +19,10 @@ COUNT = int(os.environ.get("NEGD_RESUME_EVENTS", "10000"))
 def ids_once_stored(daemon: DaemonProcess) -> set[str]:
     """What a running daemon holds when all that had reached it before is stored."""
     found, earlier = ids_of(daemon), set[str]()
-    while backlog(daemon) or found != earlier:
+    while daemon.metric("negd_intake_backlog") or found != earlier:
         time.sleep(0.5)
         found, earlier = ids_of(daemon), found
     return found
-
-
-def backlog(daemon: DaemonProcess) -> float:
-    with urlopen(f"http{daemon.url.removeprefix('ws')}/metrics", timeout=60) as answer:
-        text = answer.read().decode()
-    (line,) = [line for line in text.splitlines() if line.startswith("negd_intake_backlog ")]
-    return float(line.split()[1])
 
 
 @pytest.mark.slow
