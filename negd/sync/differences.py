@@ -17,12 +17,14 @@ class Line:
     """Ids in line for any number of takers.
 
     :param allowance: how many may be taken; without one, all.
+    :ivar is_deserted: whether nobody takes any more.
     """
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self._allowance = allowance or Allowance()
         self._line: deque[bytes] = deque()
         self._finished = False
+        self.is_deserted = False
         self._takers: deque[Deferred[None]] = deque()
         self._putters: list[Deferred[None]] = []
         self._roomy = 0
@@ -58,21 +60,29 @@ class Line:
         granted = self._allowance.grant(min(most, len(self._line)))
         taken = [self._line.popleft() for _ in range(granted)]
         if not granted or len(self._line) <= self._roomy:
-            putters, self._putters = self._putters, []
-            for putter in putters:
-                putter.callback(None)
+            self._make_room()
         return taken
 
+    def desert(self) -> None:
+        """Nobody takes any more: there is no use in waiting for room."""
+        self.is_deserted = True
+        self._make_room()
+
     async def drained(self, most: int) -> None:
-        """Return once no more than so many ids are in line, or no more may be taken.
+        """Return once no more than so many ids are in line, or no more will be taken.
 
         For one waiter at a time.
         """
-        if len(self._line) > most:
+        if len(self._line) > most and not self.is_deserted:
             self._roomy = most
             room: Deferred[None] = Deferred(self._putters.remove)
             self._putters.append(room)
             await room
+
+    def _make_room(self) -> None:
+        putters, self._putters = self._putters, []
+        for putter in putters:
+            putter.callback(None)
 
     def _wake(self) -> None:
         while self._takers and (self._line or self._finished):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+
+from twisted.internet.task import deferLater
 
 from negd.errors import PeerError
 from negd.nostr.event import MAX_TIMESTAMP, Event
@@ -12,10 +14,24 @@ from negd.reconcile import RecordSet
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.refusals import asks_for_patience
 from negd.sync.request import Answer, Requests
 
 PAGE = 500
 """Events asked for at a time: what most servers give at most, whatever is asked."""
+
+_MOST_SHOWN = 20_000
+"""Events that a peer may show on a page, if it does not care how many were asked for."""
+
+_MOST_OF_A_SECOND = 100_000
+"""Events of one second after which the seconds before it are gone on to."""
+
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds to let a peer be that asks for patience, before the same page is asked for again."""
+
+_PIECE = 5000
+"""Records of ours looked at in one turn of the reactor."""
 
 
 class Paging:
@@ -26,7 +42,9 @@ class Paging:
     lacks.
 
     :param arrivals: where events go that we lack; None where they are not wanted.
-    :param found: told of ids that we have and that we need, page by page.
+    :param found: told of ids that we have and that we need, some thousand at a time; returns when
+        there is room for more. It may raise BudgetSpent, which ends the paging.
+    :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
     """
 
     def __init__(
@@ -34,14 +52,17 @@ class Paging:
         peer: Contact,
         arrivals: Arrivals | None,
         ledger: Ledger,
-        patience: float,
-        found: Callable[[Iterable[bytes], Iterable[bytes]], object],
+        node: Node,
+        found: Callable[[Iterable[bytes], Iterable[bytes]], Awaitable[object]],
+        moved: Callable[..., None],
     ) -> None:
         self._peer = peer
-        self._requests = Requests(peer, patience)
+        self._requests = Requests(peer, node.settings.answer)
         self._arrivals = arrivals
         self._ledger = ledger
+        self._clock = node.clock
         self._found = found
+        self._moved = moved
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
         """Page to the end of what the peer shows.
@@ -63,37 +84,57 @@ class Paging:
             left = None if left is None else max(0, left - len(fresh))
             oldest = min((event.created_at for event in fresh.values()), default=until)
             if not shown:
-                self._settle(records.window(since, until), listed)
+                await self._settle(records.window(since, until), listed)
                 return
-            if not fresh:  # a second with more events than the peer shows at once: go by
-                oldest = until - 1
-            self._settle(records.window(oldest + 1, until), listed)
+            if not fresh or (oldest == until and len(listed) > _MOST_OF_A_SECOND):
+                oldest = until - 1  # a second with more events than the peer shows: go by
+            await self._settle(records.window(oldest + 1, until), listed)
             if oldest < until:
                 listed = {key for key, event in fresh.items() if event.created_at == oldest}
             until = oldest
 
     async def _ask(self, wanted: Filter) -> Answer:
-        for _ in range(2):
-            answer = await self._requests.ask(wanted, wanted.matches, PAGE)
-            if answer.refusal is None:
+        """One page; asked for again where the peer wants patience, or to know who we are."""
+        pauses = iter(_PAUSES)
+        admitted = False
+        while True:
+            answer = await self._requests.ask(wanted, _first(_MOST_SHOWN, wanted), PAGE)
+            refusal = answer.refusal
+            if refusal is None:
                 return answer
-            if not await self._peer.admitted_after(answer.refusal):
-                break
-        raise PeerError(f"the peer refused a REQ: {answer.refusal}")
+            if asks_for_patience(refusal) and (pause := next(pauses, None)) is not None:
+                await deferLater(self._clock, pause)
+            elif not admitted and await self._peer.admitted_after(refusal):
+                admitted = True
+            else:
+                raise PeerError(f"the peer refused a REQ: {refusal}")
 
     async def _take(self, fresh: dict[bytes, Event], records: RecordSet) -> None:
         """Report and store what we lack."""
         lacking = {key: event for key, event in fresh.items() if event.record not in records}
-        self._found((), lacking)
+        await self._found((), lacking)
         if self._arrivals is not None:
             wanted = await self._ledger.unexplained(list(lacking))
+            if len(wanted) < len(lacking):
+                self._moved(explained=len(lacking) - len(wanted))
             await self._arrivals.take({key: lacking[key] for key in wanted})
 
-    def _settle(self, ours: RecordSet, listed: set[bytes]) -> None:
+    async def _settle(self, ours: RecordSet, listed: set[bytes]) -> None:
         """Report what we hold of seconds that the peer has shown, and it has not."""
-        self._found([record[8:] for record in ours if record[8:] not in listed], ())
+        for begin in range(0, len(ours), _PIECE):
+            ids = ours.ids(begin, min(begin + _PIECE, len(ours)))
+            found = (ids[at : at + 32] for at in range(0, len(ids), 32))
+            await self._found([event_id for event_id in found if event_id not in listed], ())
+            if begin + _PIECE < len(ours):
+                await deferLater(self._clock, 0)
 
 
 def _page(wanted: Filter, until: int, size: int) -> Filter:
     """The filter of one page; a bound that limits nothing stays out of it."""
     return replace(wanted, until=None if until >= MAX_TIMESTAMP else until, limit=size)
+
+
+def _first(most: int, wanted: Filter) -> Callable[[Event], bool]:
+    """Whether an event is one of the first so many that match."""
+    room = iter(range(most))
+    return lambda event: wanted.matches(event) and next(room, None) is not None

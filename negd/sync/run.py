@@ -114,7 +114,7 @@ class SyncRun:
         records = await self._node.store.snapshot(self._wanted)
         arrivals = self._arrivals(peer, self._moved)
         try:
-            await together(self._gather(peer, records, arrivals), self._upload(peer).run())
+            await together(self._gather(peer, records, arrivals), self._push(peer))
         finally:
             faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
             self._learn(faults=dict(faults))
@@ -164,7 +164,8 @@ class SyncRun:
 
         :raises BudgetSpent: there is not.
         """
-        if self._allowance.is_spent and self._left(arriving):
+        is_deserted = self._haves.is_deserted or self._needs.is_deserted
+        if (self._allowance.is_spent or is_deserted) and self._left(arriving):
             raise BudgetSpent(self._budget.events)
 
     async def _find(self, peer: Contact, records: RecordSet) -> None:
@@ -213,7 +214,7 @@ class SyncRun:
         node = self._node
         arrivals = self._arrivals(peer, self._moved_by_page)
         taking = None if self._direction is Direction.UP else arrivals
-        paging = Paging(peer, taking, self._ledger, node.settings.answer, self._paged)
+        paging = Paging(peer, taking, self._ledger, node, self._paged, self._moved_by_page)
         await paging.run(self._wanted, records)
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
@@ -229,11 +230,13 @@ class SyncRun:
         )
         try:
             await fetch.run()
+            self._needs.desert()
         finally:
             self._learn(ids_per_request=fetch.cap, requests_in_flight=fetch.in_flight)
 
-    def _upload(self, peer: Contact) -> Upload:
-        return Upload(peer, self._haves, self._node, self._ledger, self._moved)
+    async def _push(self, peer: Contact) -> None:
+        await Upload(peer, self._haves, self._node, self._ledger, self._moved).run()
+        self._haves.desert()
 
     async def _stepped(self, step: Step) -> int:
         """Put a round's differences in line; how many were new, when few enough wait there."""
@@ -244,24 +247,28 @@ class SyncRun:
         await self._room(_MOST_IN_LINE)
         return have + need
 
-    def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
+    async def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""
         needed = len(list(need))
         self._moved(have=self._haves.add(have), need=needed)
         self._hold_to_budget(needed)
+        await self._room(_MOST_IN_LINE)
 
     def _moved_by_page(self, **more: int) -> None:
         """Pages bring what we need unasked: it is paid for once it is there."""
         self._allowance.grant(more.get("fetched", 0) + more.get("refused", 0))
-        self._moved(**more)
+        self._count(**more)
+
+    def _moved(self, **more: int) -> None:
+        self._allowance.give_back(sum(more.get(name, 0) for name in _NOT_MOVED))
+        self._count(**more)
+
+    def _count(self, **more: int) -> None:
+        self.progress = self.progress.plus(**more)
+        self._report(self.progress)
 
     def _learn(self, **news: Any) -> None:
         self.profile = replace(self.profile, **news)
 
     def _now(self) -> float:
         return self._node.clock.seconds()
-
-    def _moved(self, **more: int) -> None:
-        self._allowance.give_back(sum(more.get(name, 0) for name in _NOT_MOVED))
-        self.progress = self.progress.plus(**more)
-        self._report(self.progress)

@@ -44,3 +44,12 @@ class DifferencesTests(SynchronousTestCase):
         self.failureResultOf(first, CancelledError)
         self.line.add(ids)
         self.assertEqual(self.successResultOf(second), ids[:5])
+
+    def test_room_is_waited_for_only_while_somebody_takes(self) -> None:
+        self.line.add(ids)
+        waiting = Deferred.fromCoroutine(self.line.drained(5))
+        self.successResultOf(self.take(4))
+        self.assertNoResult(waiting)
+        self.line.desert()
+        self.successResultOf(waiting)
+        self.successResultOf(Deferred.fromCoroutine(self.line.drained(5)))

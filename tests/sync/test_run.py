@@ -655,6 +655,91 @@ def test_differences_wait_for_transfers_in_bounded_memory(monkeypatch: pytest.Mo
     assert sync.progress.need == 600
 
 
+def test_what_pages_lack_waits_to_be_sent_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("negd.sync.run._MOST_IN_LINE", 50)
+    monkeypatch.setattr("negd.sync.paging._PIECE", 20)
+    world = World(SyncSettings(upload_window=5))
+    world.dialer.latency = lambda: 1.0
+    relay = Plain(events[:10])
+    world.dialer.peers["ws://odd.example"] = relay.link
+    world.ours.hold(events)
+    longest = 0
+    unable = PeerProfile(nip77=False, found_at=world.clock.seconds())
+    sync = SyncRun(
+        world.ours.parts,
+        "ws://odd.example",
+        EVERYTHING,
+        Direction.BOTH,
+        None,
+        unable,
+        lambda _: None,
+    )
+    done = Deferred.fromCoroutine(sync.run())
+    while not done.called:
+        world.clock.advance(1)
+        longest = max(longest, len(sync._haves))
+    assert relay.held() == set(ids)
+    assert 50 <= longest <= 70  # and what one piece adds
+    assert (sync.progress.have, sync.progress.sent, sync.progress.complete) == (590, 590, True)
+
+
+def test_what_the_ledger_explains_of_a_page_is_counted_so() -> None:
+    world = World()
+    relay = Plain(events[:20])
+    world.dialer.peers["ws://odd.example"] = relay.link
+    newer = alice.sign(created_at=9000, kind=0)
+    world.ours.hold([newer])
+    relay.node.hold([alice.sign(created_at=8000, kind=0)])
+    book = MemoryBook()
+    first = run(world, direction=Direction.DOWN, url="ws://odd.example", book=book)
+    assert (first.fetched, first.refused, first.explained) == (20, 1, 0)
+    again = run(world, direction=Direction.DOWN, url="ws://odd.example", book=book)
+    assert (again.need, again.fetched, again.refused, again.explained) == (1, 0, 0, 1)
+
+
+def test_a_peer_that_asks_for_patience_shows_the_page_later() -> None:
+    world = World()
+    relay = Plain(events[:20])
+    inner = relay.link()
+    assert isinstance(inner, ScriptedPeer)
+    answer, refused = inner._script, 0
+
+    def hasty(text: bytes) -> Iterable[bytes]:
+        nonlocal refused
+        message = json.loads(text)
+        if message[0] == "REQ" and refused < 3:
+            refused += 1
+            return [json.dumps(["CLOSED", message[1], "rate-limited: slow down"]).encode()]
+        return answer(text)
+
+    inner._script = hasty
+    world.dialer.peers["ws://odd.example"] = lambda: inner
+    done = start(world, "ws://odd.example")
+    for _ in range(8):
+        settle(world.clock)
+        world.clock.advance(1)
+    settle(world.clock)
+    assert done.called
+    assert world.ours.held() == set(ids[:20])
+
+
+def test_a_peer_that_shows_pages_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negd.sync.paging._MOST_SHOWN", 40)
+    monkeypatch.setattr("negd.sync.paging.PAGE", 20)
+    world = World()
+
+    def pour(message: list) -> Iterable[object]:  # type: ignore[type-arg]
+        if message[0] == "NEG-OPEN":
+            return [["NOTICE", "unknown cmd"]]
+        shown = [["EVENT", message[1], json.loads(event.encode())] for event in events]
+        return shown if message[0] == "REQ" else []
+
+    assert "not asked for" in str(failure_of(scripted(world, pour)))
+    assert world.ours.held() == set()
+
+
 def test_a_reconciliation_held_up_for_long_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("negd.sync.run._MOST_IN_LINE", 50)
     world = World(
