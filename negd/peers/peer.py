@@ -54,6 +54,7 @@ class Peer:
         self.ours = True
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
+        self._turn: SyncRun | None = None
         self._node = node
         self._book = book
         self._line = line
@@ -63,6 +64,19 @@ class Peer:
     def url(self) -> str:
         """The canonical URL."""
         return self.listing.url
+
+    @property
+    def shown(self) -> PeerState:
+        """The state, with what its sync has moved until now and what slows it."""
+        run, state = self._turn, self.state
+        if run is None:
+            return state
+        slowed = f"slowed by the peer: {run.slowed_by}" if run.slowed_by else ""
+        return replace(
+            state,
+            events_synced=state.events_synced + run.moved,
+            last_error=slowed or state.last_error,
+        )
 
     @property
     def ledger_book(self) -> IPeerBook | None:
@@ -96,9 +110,10 @@ class Peer:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
                 run = self._new_run(wanted, progress, so_far)
-                return await self._see_through(run)
+                return await self._see_through(run, before)
             except TurnOver:
                 so_far = run.progress
+                self.state = replace(self.state, status=PeerStatus.SYNCING)
             except CancelledError:
                 self.state = replace(self.state, status=before)
                 raise
@@ -130,16 +145,16 @@ class Peer:
             so_far,
         )
 
-    async def _see_through(self, run: SyncRun) -> SyncProgress:
+    async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
+        """One turn; where a sync does not end with it, ``before`` is written as the status."""
+        self._turn = run
         turn = LoopingCall(self._make_room, run)
         turn.clock = self._node.clock
         turn.start(self._node.settings.turn, now=False)
         try:
             await run.run(self.contact)
-        except CancelledError:
-            raise
-        except TurnOver:
-            await self._keep(self._after(run, self.state))
+        except (CancelledError, TurnOver):
+            await self._keep(self._after(run, replace(self.state, status=before)))
             raise
         except BudgetSpent as spent:
             await self._keep(self._after(run, self._stopped(spent)))
@@ -160,7 +175,8 @@ class Peer:
             run.make_room()
 
     def _after(self, run: SyncRun, state: PeerState) -> PeerState:
-        """A state with what a run moved and learned."""
+        """A state with what a run moved and learned; that is the end of the run."""
+        self._turn = None
         moved = self.state.events_synced + run.moved
         return replace(state, events_synced=moved, profile=run.profile)
 

@@ -185,12 +185,12 @@ class Roster:
 
     def states(self) -> dict[str, PeerState]:
         """See :meth:`IPeerSync.states`."""
-        return {url: peer.state for url, peer in sorted(self._peers.items())}
+        return {url: peer.shown for url, peer in sorted(self._peers.items())}
 
     def state(self, url: str) -> PeerState | None:
         """See :meth:`IPeerSync.state`."""
         peer = self._peers.get(canonical(url))
-        return None if peer is None else peer.state
+        return None if peer is None else peer.shown
 
     async def describe(self, url: str, entries: int) -> PeerDescription:
         """See :meth:`IPeerSync.describe`."""
@@ -216,7 +216,7 @@ class Roster:
             max_events=listing.budget.events,
             linked=peer.contact is not None,
             elsewhere=self._active and peer.listed and not peer.ours,
-            state=peer.state,
+            state=peer.shown,
             residues=residues,
             entries=some,
         )

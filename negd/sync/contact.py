@@ -24,6 +24,9 @@ _CHALLENGE_LATE = 2.0
 
 _MOST_ANSWERS = 10
 
+_SLOWED_FOR = 60.0
+"""Seconds for which a peer counts as slowing us, after it has asked for patience."""
+
 
 class Contact:
     """A link and its dialogue; made by :func:`get_in_touch`."""
@@ -36,6 +39,7 @@ class Contact:
         self._admitted = False
         self._has_waited = False
         self._answering = DeferredLock()
+        self._asked_for_patience = ("", 0.0)
         # A plain dict is slow to find its first key where many before it were deleted.
         self._heard: OrderedDict[bytes, None] = OrderedDict()
 
@@ -55,6 +59,20 @@ class Contact:
     def has_told(self, event_id: bytes) -> bool:
         """Whether the peer has sent this event lately."""
         return event_id in self._heard
+
+    # --- patience -------------------------------------------------------------------------------
+
+    async def let_be(self, refusal: str, seconds: float) -> None:
+        """Wait for so long, as the peer has asked for patience in these words."""
+        clock = self._node.clock
+        self._asked_for_patience = (refusal, clock.seconds() + seconds)
+        await deferLater(clock, seconds)
+
+    @property
+    def slowed_by(self) -> str:
+        """The peer's words, where it asked for patience lately; else nothing."""
+        text, until = self._asked_for_patience
+        return text if self._node.clock.seconds() < until + _SLOWED_FOR else ""
 
     # --- who we are -----------------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from twisted.internet.task import deferLater
-
 from negd.interfaces import Residue
 from negd.nostr.filter import Filter
 from negd.sync.arrivals import Arrivals
@@ -23,10 +21,11 @@ _MOST_TRIES = 3
 
 _SMALLEST_CAP = 20
 
-_PATIENT_TRIES = 6
-"""As many where it is asked for too much at a time; the last pause is of half a minute then."""
+_PATIENT_TRIES = 8
+"""As many where it is asked for too much at a time: for a minute and a half."""
 
 _PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
 """Seconds to let a peer be that refused a REQ: it may have too many of them open. Doubled after
 each further refusal of an id."""
 
@@ -64,7 +63,6 @@ class Fetch:
         self._arrivals = arrivals
         self._ledger = ledger
         self._settings = node.settings
-        self._clock = node.clock
         self.cap = cap
         self.in_flight = in_flight
         self._moved = moved
@@ -139,6 +137,7 @@ class Fetch:
                 self._moved(unfetchable=1)
                 self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, refusal or "not returned")
         if again:
-            await deferLater(self._clock, _PAUSE * 2 ** (self._tries[again[0]] - 1))
+            pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (self._tries[again[0]] - 1))
+            await self._peer.let_be(refusal or "", pause)
             self._needs.put_back(again)
         await self._ledger.write()

@@ -103,7 +103,7 @@ class Paging:
             if refusal is None:
                 return answer
             if asks_for_patience(refusal) and (pause := next(pauses, None)) is not None:
-                await deferLater(self._clock, pause)
+                await self._peer.let_be(refusal, pause)
             elif not admitted and await self._peer.admitted_after(refusal):
                 admitted = True
             else:

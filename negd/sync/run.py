@@ -73,6 +73,7 @@ class SyncRun:
         self._is_cut_short = False
         self._is_turn_over = False
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
+        self._peer: Contact | None = None
         self.profile = profile
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
@@ -81,6 +82,11 @@ class SyncRun:
     def moved(self) -> int:
         """Events moved by this run."""
         return self.progress.moved - self._so_far.moved
+
+    @property
+    def slowed_by(self) -> str:
+        """What the peer said where it asked for patience lately; else nothing."""
+        return "" if self._peer is None else self._peer.slowed_by
 
     def make_room(self) -> None:
         """Start no further transfer: others wait for their turn."""
@@ -111,6 +117,7 @@ class SyncRun:
         return self.progress
 
     async def _sync(self, peer: Contact) -> None:
+        self._peer = peer
         records = await self._node.store.snapshot(self._wanted)
         arrivals = self._arrivals(peer, self._moved)
         try:

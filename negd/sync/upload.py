@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
-from twisted.internet.task import deferLater
-
 from negd.interfaces import Residue
 from negd.nostr.messages import Ok, encode_publish
 from negd.sync.contact import Contact
@@ -24,8 +22,14 @@ _PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """Seconds to send nothing to a peer that asks for patience."""
 
-_MOST_PUT_OFF = 5
-"""Tries of an event for which a peer asks for patience."""
+_MOST_PUT_OFF = 20
+"""Tries of an event for which a peer asks for patience, while it takes others."""
+
+_MOST_PAUSES = 10
+"""Pauses in a row, three minutes together, after which a peer that takes nothing is left alone."""
+
+_LEFT_ALONE = 60.0
+"""Seconds for which it is: what it lacks is given up at once then, and noted."""
 
 
 class Upload:
@@ -33,7 +37,7 @@ class Upload:
 
     At most ``upload_window`` events are unanswered at a time: a relay that drops what it cannot
     queue would otherwise lose some in silence.  One that asks for patience is given some, and has
-    fewer events unanswered.
+    fewer events unanswered; where it takes nothing for minutes, the rest is given up in its words.
 
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
     """
@@ -60,6 +64,8 @@ class Upload:
         self._retried: set[bytes] = set()
         self._put_off: Counter[bytes] = Counter()
         self._pauses = 0
+        self._refusal = ""
+        self._alone_until = 0.0
         self._heard = False
 
     async def run(self) -> None:
@@ -91,6 +97,9 @@ class Upload:
         wanted = await self._ledger.unexplained(ids)
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
+        if self._clock.seconds() < self._alone_until:
+            await self._give_up(wanted)
+            return
         events = await self._store.fetch(wanted)
         if len(events) < len(wanted):
             self._moved(gone=len(wanted) - len(events))
@@ -140,19 +149,40 @@ class Upload:
             if event_id not in self._retried and await self._peer.admitted_after(text):
                 self._retried.add(event_id)
                 self._haves.put_back([event_id])
-            elif asks_for_patience(text) and self._put_off[event_id] < _MOST_PUT_OFF:
+            elif asks_for_patience(text) and self._is_worth_waiting(event_id):
                 self._put_off[event_id] += 1
                 self._haves.put_back([event_id])
             else:
                 del self._put_off[event_id]
                 self._reject(event_id, text)
-        if any(asks_for_patience(text) for _, text in refused):
-            await self._pause()
+        asked = next((text for _, text in refused if asks_for_patience(text)), None)
+        if asked is not None:
+            await self._heed(asked)
 
-    async def _pause(self) -> None:
+    def _is_worth_waiting(self, event_id: bytes) -> bool:
+        return self._pauses < _MOST_PAUSES and self._put_off[event_id] < _MOST_PUT_OFF
+
+    async def _heed(self, asked: str) -> None:
+        """Let the peer be as it asked: for a while, or where that was in vain for good."""
+        if self._pauses < _MOST_PAUSES:
+            await self._pause(asked)
+            return
+        self._refusal, self._pauses = asked, 0
+        self._alone_until = self._clock.seconds() + _LEFT_ALONE
+        self._window = self._settings.upload_window
+        ready, self._ready = self._ready, []
+        await self._give_up([event_id for event_id, _ in ready])
+
+    async def _give_up(self, ids: list[bytes]) -> None:
+        """Send none of these to a peer that is left alone."""
+        for event_id in ids:
+            self._reject(event_id, self._refusal)
+        await self._ledger.write()
+
+    async def _pause(self, asked: str) -> None:
         """Let the peer be for a while, longer each time in vain, and send less at a time then."""
         self._window = max(1, self._window // 2)
-        await deferLater(self._clock, min(_LONGEST_PAUSE, _PAUSE * 2**self._pauses))
+        await self._peer.let_be(asked, min(_LONGEST_PAUSE, _PAUSE * 2**self._pauses))
         self._pauses += 1
 
     def _write_off(self) -> None:

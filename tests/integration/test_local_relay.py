@@ -146,14 +146,50 @@ def test_its_limits_slow_a_sync_and_cost_nothing(
         assert pair.described().state.profile.ids_per_request == limits["max_filter_limit"]
 
 
-def test_a_relay_that_takes_few_events_a_minute_gets_them_all_in_time(
+@pytest.mark.slow
+def test_a_relay_that_takes_few_events_a_minute_gets_all_and_holds_up_no_other_peer(
     make_daemon: MakeDaemon, make_relay: MakeRelay
 ) -> None:
-    pair = Pair(make_daemon(events=EVENTS[:124]), make_relay(notes_per_minute=120))
-    done = pair.sync()
-    assert (done.sent, done.rejected) == (124, 0)
-    assert pair.held() == (ids(EVENTS[:124]), ids(EVENTS[:124]))
-    pair.assert_settled()
+    few, rest = EVENTS[:20], EVENTS[20:]
+    slow = make_relay(rest[150:], notes_per_minute=120, max_reqs=3)
+    other = make_daemon("other", few)
+    other.start()
+    daemon = make_daemon("ours", rest[:160], options=["--config", "negd.toml"])
+    (daemon.folder / "negd.toml").write_text(
+        f"""
+        [sync]
+        concurrent = 1
+        turn = 1
+        [[peer]]
+        url = "{slow.url}"
+        [[peer]]
+        url = "{other.url}"
+        direction = "down"
+        interval = 2
+        """
+    )
+    daemon.start()
+    said, synced, status = set(), set(), ""
+    deadline = time.monotonic() + 120
+    with ControlClient(daemon.control) as client:
+        while not (state := client.show_peer(slow.url).state).last_sync:
+            assert time.monotonic() < deadline
+            assert state.status is not PeerStatus.ERROR
+            said.add(state.last_error)
+            synced.add(client.show_peer(other.url).state.last_sync)
+            if state.last_error and not status:
+                status = daemon.negctl("status").stdout
+            time.sleep(0.1)
+        assert said == {"", "slowed by the peer: rate-limited: slow down"}
+        assert "rate-limited: slow down" in status
+        assert len(synced - {0}) >= 4
+        while slow.ids() != ids(EVENTS):  # the other's events go by the tail
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        described = client.show_peer(slow.url)
+        assert ids_of(daemon) == ids(EVENTS)
+        assert described.residues == {}
+        assert (described.state.last_error, described.state.consecutive_failures) == ("", 0)
 
 
 def test_what_it_refuses_is_explained_and_not_sent_again(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from twisted.internet.defer import CancelledError
 
 from negd.errors import PeerError
-from negd.interfaces import PeerStatus
+from negd.interfaces import PeerState, PeerStatus, SyncProgress
 from negd.nostr.document import RelayDocument
 from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
 from negd.sync.budget import Budget
-from negd.testing.links import drive, settle
+from negd.testing.links import ConversationPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
 
 FIRST, SECOND = RelayDocument("strfry", "1"), RelayDocument("strfry", "2")
@@ -134,3 +135,95 @@ def test_over_a_slow_link_less_is_under_way(rate: int) -> None:
     sizes = {len(message[2]["ids"]) for message in asked if message[0] == "REQ"}
     assert max(sizes) == (100 if rate else 200)
     drive(world.clock, world.ours.roster.stop())
+
+
+# --- while a sync runs --------------------------------------------------------------------------
+
+
+class Slow(ConversationPeer):
+    """Their node, which takes ten events a minute."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.theirs.backend)
+        self._world = world
+        self._taken: dict[int, int] = {}
+
+    def received(self, text: bytes) -> None:
+        minute = int(self._world.clock.seconds() // 60)
+        if text.startswith(b'["EVENT"'):
+            self._taken[minute] = self._taken.get(minute, 0) + 1
+            if self._taken[minute] > 10:
+                event_id = json.loads(text)[1]["id"]
+                self.send(b'["OK","%s",false,"rate-limited: slow down"]' % event_id.encode())
+                return
+        super().received(text)
+
+
+def shown(world: World) -> PeerState:
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    return state
+
+
+def book_of(world: World) -> PeerState:
+    return drive(world.clock, world.ours.storage.book.peers())[THEIRS]
+
+
+def begin(world: World, count: int = 40) -> list[SyncProgress | BaseException]:
+    """A sync with a peer that takes few events a minute; what it ends with."""
+    alice = Signer(b"\x01" * 32)
+    world.dialer.peers[THEIRS] = lambda: Slow(world)
+    world.ours.hold([alice.sign(created_at=1000 + n) for n in range(count)])
+    ended: list[SyncProgress | BaseException] = []
+    running = world.ours.roster._peers[THEIRS].sync(EVERYTHING, lambda _: None)
+    running.addCallbacks(ended.append, lambda failure: ended.append(failure.value))
+    settle(world.clock)
+    return ended
+
+
+def pass_time(world: World, until: Callable[[], object], most: int = 3600) -> None:
+    for _ in range(most):
+        if until():
+            return
+        world.clock.advance(1)
+        settle(world.clock)
+    raise AssertionError("it did not come true")
+
+
+def test_a_sync_that_the_peer_slows_says_so_and_how_far_it_is(world: World) -> None:
+    ended = begin(world)
+    told = shown(world)
+    assert (told.status, told.events_synced) == (PeerStatus.SYNCING, 10)
+    assert told.last_error == "slowed by the peer: rate-limited: slow down"
+    assert drive(world.clock, world.ours.roster.describe(THEIRS, 0)).state == told
+    assert world.ours.roster.states()[THEIRS] == told
+    assert book_of(world).events_synced == 0
+    pass_time(world, lambda: shown(world).events_synced > 10)
+    pass_time(world, lambda: ended)
+    told = shown(world)
+    assert (told.status, told.events_synced, told.last_error) == (PeerStatus.IDLE, 40, "")
+    assert book_of(world) == told
+
+
+def test_what_a_cancelled_sync_moved_is_counted(world: World) -> None:
+    ended = begin(world)
+    running = world.ours.roster._peers[THEIRS].running
+    assert running is not None
+    running.cancel()
+    settle(world.clock)
+    assert isinstance(ended[0], CancelledError)
+    told = shown(world)
+    assert (told.status, told.events_synced, told.last_error) == (PeerStatus.IDLE, 10, "")
+    assert book_of(world) == told
+
+
+def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
+    ended = begin(world)
+    peer = world.ours.roster._peers[THEIRS]
+    assert peer._turn is not None
+    peer._turn.make_room()
+    pass_time(world, lambda: book_of(world).events_synced)
+    assert not ended
+    assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
+    pass_time(world, lambda: ended)
+    assert shown(world).events_synced == 40

@@ -325,6 +325,56 @@ def test_a_peer_that_asks_for_patience_is_given_it_and_gets_everything() -> None
     assert refused < 200  # of which the first window has 64
 
 
+def test_a_peer_that_takes_nothing_for_minutes_is_left_alone_and_quoted() -> None:
+    world = World()
+    world.ours.hold(events[:300])
+    book = MemoryBook()
+    refused = 0
+
+    def full(message: list) -> list | None:  # type: ignore[type-arg]
+        nonlocal refused
+        if message[0] != "EVENT":
+            return None
+        refused += 1
+        return ["OK", message[1]["id"], False, "rate-limited: come back tomorrow"]
+
+    world.dialer.peers[THEIRS] = lambda: Bent(world, full)
+    parts, profile = world.ours.parts, PeerProfile()
+    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, book, profile, lambda _: None)
+    done = Deferred.fromCoroutine(run.run())
+    for _ in range(240):
+        world.clock.pump([0] * 50)
+        world.clock.advance(1)
+    assert done.called
+    assert (run.progress.complete, run.progress.sent, run.progress.rejected) == (True, 0, 300)
+    assert run.progress.reasons == {"rate-limited: come back tomorrow": 300}
+    assert drive(world.clock, book.residues(THEIRS)) == {Residue.THEIRS_REJECTED: 300}
+    assert refused < 150
+    entry = drive(world.clock, book.ledger(THEIRS, [events[299].id_bytes]))[events[299].id_bytes]
+    assert entry.retry_at - world.clock.seconds() <= 60
+
+
+def test_an_event_that_is_put_off_does_not_wait_for_ever_while_others_are_taken() -> None:
+    world = World()
+    world.ours.hold(events)
+    shunned = {event.id for event in events[:3]}
+
+    def partial(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "EVENT" and message[1]["id"] in shunned:
+            return ["OK", message[1]["id"], False, "rate-limited: too many of this kind"]
+        return None
+
+    world.dialer.peers[THEIRS] = lambda: Bent(world, partial)
+    parts, profile = world.ours.parts, PeerProfile()
+    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    done = Deferred.fromCoroutine(run.run())
+    for _ in range(400):
+        world.clock.pump([0] * 100)
+        world.clock.advance(1)
+    assert done.called
+    assert (run.progress.complete, run.progress.sent, run.progress.rejected) == (True, 397, 3)
+
+
 def test_a_notice_that_there_are_too_many_requests_is_heeded() -> None:
     world = World(SyncSettings(fetch_batch=10, fetch_in_flight=8))
     world.theirs.hold(events)
