@@ -17,6 +17,7 @@ from zope.interface import Attribute, Interface
 
 from negd.nostr.document import RelayDocument
 from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.nostr.filter import Filter
 from negd.nostr.messages import RelayMessage
 from negd.reconcile import RecordSet, Step
@@ -146,8 +147,8 @@ class IEventStore(Interface):
 
     generation: int = Attribute("Grows with every commit that changes what snapshots hold.")
 
-    async def ingest(events: Sequence[Event]) -> list[Verdict]:
-        """Store a batch in order, durably; one verdict each.
+    async def ingest(events: Sequence[Event | Filing]) -> list[Verdict]:
+        """Store a batch in order, durably; one verdict each. Filings save the store work.
 
         ``INVALID`` comes only from a database of another maker, which has rules of its own.
 

@@ -15,7 +15,8 @@ from negd.cli.lines import Line, LineReader
 from negd.cli.meter import Meter
 from negd.cli.output import count
 from negd.interfaces import IEventStore, Outcome, Verdict
-from negd.nostr.event import Event
+from negd.nostr.filing import Filing
+from negd.sync.checker import Checked
 from negd.sync.checking import Checkers
 
 IN_FLIGHT = 32
@@ -132,15 +133,15 @@ class _Pipeline:
         await self._telling.acquire()
         self._telling.release()
 
-    async def _judge(self, lines: list[Line]) -> list[Event | str]:
-        """The valid event on each line, or what is wrong with it."""
+    async def _judge(self, lines: list[Line]) -> Checked:
+        """The event on each line, filed, or what is wrong with it."""
         judged = iter(await self._checkers.lines([text for _, text in lines if text is not None]))
         return ["line is too long" if text is None else next(judged) for _, text in lines]
 
     async def _take(
         self,
         numbers: list[int],
-        judging: Deferred[list[Event | str]],
+        judging: Deferred[Checked],
         to_store: Deferred[DeferredLock],
         to_tell: Deferred[DeferredLock],
     ) -> None:
@@ -158,7 +159,7 @@ class _Pipeline:
         self._places.release()
 
     async def _verdicts(
-        self, judging: Deferred[list[Event | str]], turn: Deferred[DeferredLock]
+        self, judging: Deferred[Checked], turn: Deferred[DeferredLock]
     ) -> list[Verdict]:
         """One for each line, once what is valid is stored."""
         await turn
@@ -175,8 +176,8 @@ class _Pipeline:
             for one in judged
         ]
 
-    async def _ingest(self, judged: list[Event | str]) -> list[Verdict]:
-        return await self._store.ingest([event for event in judged if isinstance(event, Event)])
+    async def _ingest(self, judged: Checked) -> list[Verdict]:
+        return await self._store.ingest([one for one in judged if isinstance(one, Filing)])
 
 
 def _size(file: BinaryIO) -> int | None:

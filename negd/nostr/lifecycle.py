@@ -19,6 +19,11 @@ class Address(NamedTuple):
     identifier: str
     """The first ``d`` tag's value for addressable kinds, else empty."""
 
+    @property
+    def key(self) -> bytes:
+        """The same in bytes: kind (2), author (32), identifier."""
+        return self.kind.to_bytes(2, "big") + bytes.fromhex(self.pubkey) + self.identifier.encode()
+
 
 class Deletions(NamedTuple):
     """What one deletion event asks for, its author's own things only where that can be told.
@@ -31,6 +36,9 @@ class Deletions(NamedTuple):
     addresses: frozenset[Address]
 
 
+NO_DELETIONS = Deletions(frozenset(), frozenset())
+
+
 def address_of(event: Event) -> Address | None:
     """The address an event occupies; None for a regular or ephemeral kind."""
     if is_replaceable(event.kind):
@@ -40,11 +48,14 @@ def address_of(event: Event) -> Address | None:
     return None
 
 
-def replaces(newcomer: Event, holder: Event) -> bool:
-    """Whether ``newcomer`` takes the address: later, or as late with the lower id (NIP-01)."""
-    if newcomer.created_at != holder.created_at:
-        return newcomer.created_at > holder.created_at
-    return newcomer.id < holder.id
+def replaces(newcomer: bytes, holder: bytes) -> bool:
+    """Whether a newcomer takes the address: later, or as late with the lower id (NIP-01).
+
+    :param newcomer, holder: the records of the two.
+    """
+    if newcomer[:8] != holder[:8]:
+        return newcomer > holder
+    return newcomer < holder
 
 
 def expiration_of(event: Event) -> int | None:
@@ -67,17 +78,18 @@ def deletions_of(event: Event) -> Deletions:
     Addresses of other authors are left out.  An address covers versions up to the deletion's
     own ``created_at``.
     """
+    if event.kind != DELETION:
+        return NO_DELETIONS
     ids: set[bytes] = set()
     addresses: set[Address] = set()
-    if event.kind == DELETION:
-        for tag in event.tags:
-            if len(tag) < 2:
-                continue
-            if tag[0] == "e" and len(tag[1]) == 64 and is_lower_hex(tag[1]):
-                ids.add(bytes.fromhex(tag[1]))
-            elif tag[0] == "a" and (address := _parse_address(tag[1])) is not None:
-                if address.pubkey == event.pubkey:
-                    addresses.add(address)
+    for tag in event.tags:
+        if len(tag) < 2:
+            continue
+        if tag[0] == "e" and len(tag[1]) == 64 and is_lower_hex(tag[1]):
+            ids.add(bytes.fromhex(tag[1]))
+        elif tag[0] == "a" and (address := _parse_address(tag[1])) is not None:
+            if address.pubkey == event.pubkey:
+                addresses.add(address)
     return Deletions(frozenset(ids), frozenset(addresses))
 
 

@@ -9,7 +9,6 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush, nsmallest
 from itertools import islice
-from typing import NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -31,8 +30,8 @@ from negd.interfaces import (
     VerifyReport,
 )
 from negd.nostr.event import Event, check
+from negd.nostr.filing import Filing, filing_of
 from negd.nostr.filter import Filter
-from negd.nostr.lifecycle import Address, address_of, expiration_of, is_expired
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES, surplus
@@ -56,11 +55,6 @@ async def open_memory(
     return MemoryStorage(reactor)
 
 
-class _Stored(NamedTuple):
-    event: Event
-    json: bytes
-
-
 @implementer(IStorage)
 class MemoryStorage:
     """An :class:`IStorage` that ends with the process."""
@@ -80,12 +74,12 @@ class MemoryStore:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._commits = 0
-        self._stored: dict[bytes, _Stored] = {}
+        self._stored: dict[bytes, Filing] = {}
         self._listing: list[bytes] = []
-        self._holders: dict[Address, bytes] = {}
+        self._holders: dict[bytes, Filing] = {}
         self._expiries: list[tuple[int, bytes]] = []
-        self._deleted_ids: set[tuple[bytes, str]] = set()
-        self._deleted_addresses: dict[Address, int] = {}
+        self._deleted_ids: set[tuple[bytes, bytes]] = set()
+        self._deleted_addresses: dict[bytes, int] = {}
         self._watches = Watches()
 
     @property
@@ -96,64 +90,61 @@ class MemoryStore:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+    async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`."""
         self._sweep()
         now = self._clock.seconds()
-        outcomes = [take(self, event, now) for event in events]
+        filings = list(map(filing_of, events))
+        outcomes = [take(self, filing, now) for filing in filings]
         if Outcome.STORED in outcomes:
             self._commits += 1
-        for event, outcome in zip(events, outcomes, strict=True):
+        for filing, outcome in zip(filings, outcomes, strict=True):
             if outcome in (Outcome.STORED, Outcome.EPHEMERAL):
-                self._watches.tell(event, event.encode())
+                self._watches.tell(filing.event, filing.json)
         return [Verdict(outcome) for outcome in outcomes]
 
-    def held(self, event_id: bytes) -> Event | None:
+    def held(self, event_id: bytes) -> Filing | None:
         """See :class:`negd.storage.rules.Shelf`."""
-        stored = self._stored.get(event_id)
-        return None if stored is None else stored.event
+        return self._stored.get(event_id)
 
-    def holder(self, address: Address) -> Event | None:
+    def holder(self, address: bytes) -> Filing | None:
         """See :class:`negd.storage.rules.Shelf`."""
-        event_id = self._holders.get(address)
-        return None if event_id is None else self._stored[event_id].event
+        return self._holders.get(address)
 
-    def insert(self, event: Event) -> bool:
+    def insert(self, filing: Filing) -> bool:
         """See :class:`negd.storage.rules.Shelf`."""
-        event_id = event.id_bytes
+        event_id = filing.id_bytes
         if event_id in self._stored:
             return False
-        self._stored[event_id] = _Stored(event, event.encode())
-        insort(self._listing, listing_key(event.record))
-        address = address_of(event)
-        if address is not None:
-            self._holders[address] = event_id
-        expiration = expiration_of(event)
-        if expiration is not None:
-            heappush(self._expiries, (expiration, event_id))
+        self._stored[event_id] = filing.keep(filing.event)
+        insort(self._listing, listing_key(filing.record))
+        if filing.address is not None:
+            self._holders[filing.address] = filing
+        if filing.expiration is not None:
+            heappush(self._expiries, (filing.expiration, event_id))
         return True
 
-    def remove(self, event: Event) -> None:
+    def remove(self, filing: Filing) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
-        del self._stored[event.id_bytes]
-        del self._listing[bisect_left(self._listing, listing_key(event.record))]
-        address = address_of(event)
-        if address is not None:
-            del self._holders[address]
+        del self._stored[filing.id_bytes]
+        del self._listing[bisect_left(self._listing, listing_key(filing.record))]
+        if filing.address is not None:
+            del self._holders[filing.address]
 
-    def forbid_id(self, event_id: bytes, author: str) -> None:
+    def forbid_id(self, event_id: bytes, author: bytes) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
         self._deleted_ids.add((event_id, author))
 
-    def forbid_address(self, address: Address, until: int) -> None:
+    def forbid_address(self, address: bytes, until: int) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
         self._deleted_addresses[address] = max(until, self._deleted_addresses.get(address, -1))
 
-    def is_forbidden(self, event: Event, address: Address | None) -> bool:
+    def is_forbidden(self, filing: Filing) -> bool:
         """See :class:`negd.storage.rules.Shelf`."""
-        if (event.id_bytes, event.pubkey) in self._deleted_ids:
+        if (filing.id_bytes, filing.author) in self._deleted_ids:
             return True
-        return address is not None and event.created_at <= self._deleted_addresses.get(address, -1)
+        until = -1 if filing.address is None else self._deleted_addresses.get(filing.address, -1)
+        return int.from_bytes(filing.record[:8], "big") <= until
 
     def _sweep(self) -> None:
         """Remove what has expired by now."""
@@ -161,7 +152,7 @@ class MemoryStore:
         while self._expiries and self._expiries[0][0] <= now:
             _, event_id = heappop(self._expiries)
             held = self.held(event_id)
-            if held is not None and is_expired(held, now):
+            if held is not None and held.is_expired(now):
                 self.remove(held)
                 self._commits += 1
 
@@ -170,15 +161,15 @@ class MemoryStore:
     async def snapshot(self, wanted: Filter) -> RecordSet:
         """See :meth:`IEventStore.snapshot`."""
         matching = islice(self._matching(wanted, None), wanted.limit)
-        return RecordSet.from_records(b"".join(stored.event.record for stored in matching))
+        return RecordSet.from_records(b"".join(filing.record for filing in matching))
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`."""
         matching = self._matching(wanted, after)
         taken = list(islice(matching, page))
         more = next(matching, None) is not None
-        last = taken[-1].event.record if more else None
-        return Page([stored.json for stored in taken], last)
+        last = taken[-1].record if more else None
+        return Page([filing.json for filing in taken], last)
 
     async def fetch(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """See :meth:`IEventStore.fetch`."""
@@ -193,18 +184,18 @@ class MemoryStore:
         """See :meth:`IEventStore.count`."""
         return sum(1 for _ in islice(self._matching(wanted, None), wanted.limit))
 
-    def _matching(self, wanted: Filter, after: bytes | None) -> Iterator[_Stored]:
+    def _matching(self, wanted: Filter, after: bytes | None) -> Iterator[Filing]:
         """The matching events, newest first, after a record."""
         self._sweep()
         candidates = self._listing
         if wanted.ids is not None:
             held = (self._stored.get(event_id) for event_id in wanted.ids)
-            candidates = sorted(listing_key(s.event.record) for s in held if s is not None)
+            candidates = sorted(listing_key(filing.record) for filing in held if filing is not None)
         start = 0 if after is None else bisect_left(candidates, listing_key(after) + b"\0")
         for key in islice(candidates, start, None):
-            stored = self._stored[key[8:]]
-            if wanted.matches(stored.event):
-                yield stored
+            filing = self._stored[key[8:]]
+            if wanted.matches(filing.event):
+                yield filing
 
     def watch(self, wanted: Filter, callback: Callable[[Event, bytes], None]) -> IWatch:
         """See :meth:`IEventStore.watch`."""
@@ -221,14 +212,14 @@ class MemoryStore:
         """See :meth:`IEventStore.verify`."""
         self._sweep()
         read = len(self._stored)
-        faults = [(event, check(event)) for event, _ in self._stored.values()]
-        broken = [(event, fault) for event, fault in faults if fault is not None]
+        faults = [(filing, check(filing.event)) for filing in self._stored.values()]
+        broken = [(filing, fault) for filing, fault in faults if fault is not None]
         if repair and broken:
-            for event, _ in broken:
-                self.remove(event)
+            for filing, _ in broken:
+                self.remove(filing)
             self._commits += 1
         progress(read, read)
-        problems = [f"event {event.id}: {fault}" for event, fault in broken]
+        problems = [f"event {filing.event.id}: {fault}" for filing, fault in broken]
         return VerifyReport(read, problems, len(broken) if repair else 0)
 
     async def compact(self) -> CompactReport:

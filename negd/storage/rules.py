@@ -9,72 +9,76 @@ from __future__ import annotations
 from typing import Protocol
 
 from negd.interfaces import Outcome
-from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.nostr.kinds import DELETION, is_ephemeral
-from negd.nostr.lifecycle import Address, address_of, deletions_of, is_expired, replaces
+from negd.nostr.lifecycle import deletions_of, replaces
 
 
 class Shelf(Protocol):
-    """The steps, each on what the steps before have left."""
+    """The steps, each on what the steps before have left.
 
-    def held(self, event_id: bytes) -> Event | None:
+    Addresses are :attr:`negd.nostr.lifecycle.Address.key`.
+    """
+
+    def held(self, event_id: bytes) -> Filing | None:
         """The stored event of that id."""
 
-    def holder(self, address: Address) -> Event | None:
+    def holder(self, address: bytes) -> Filing | None:
         """The stored event at an address."""
 
-    def insert(self, event: Event) -> bool:
+    def insert(self, filing: Filing) -> bool:
         """Store an event; False and nothing done where it is stored already."""
 
-    def remove(self, event: Event) -> None:
+    def remove(self, filing: Filing) -> None:
         """Take a stored event away, with all its index entries."""
 
-    def forbid_id(self, event_id: bytes, author: str) -> None:
+    def forbid_id(self, event_id: bytes, author: bytes) -> None:
         """Remember that this author asked for the deletion of that event."""
 
-    def forbid_address(self, address: Address, until: int) -> None:
+    def forbid_address(self, address: bytes, until: int) -> None:
         """Remember that versions up to that second are deleted, and further ones if they are."""
 
-    def is_forbidden(self, event: Event, address: Address | None) -> bool:
+    def is_forbidden(self, filing: Filing) -> bool:
         """Whether the event's author asked for its deletion."""
 
 
-def take(shelf: Shelf, event: Event, now: float) -> Outcome:
+def take(shelf: Shelf, filing: Filing, now: float) -> Outcome:
     """Store an event if the rules allow it, and do what it asks."""
-    if is_expired(event, now):
+    if filing.is_expired(now):
         return Outcome.EXPIRED
-    if is_ephemeral(event.kind):
+    kind, address = filing.kind, filing.address
+    if is_ephemeral(kind):
         return Outcome.EPHEMERAL
-    address = address_of(event)
-    if event.kind != DELETION and shelf.is_forbidden(event, address):
+    if kind != DELETION and shelf.is_forbidden(filing):
         return Outcome.DELETED
     if address is not None:
         holder = shelf.holder(address)
-        if holder is not None and holder.id == event.id:
-            return Outcome.DUPLICATE
-        if holder is not None and not is_expired(holder, now) and not replaces(event, holder):
-            return Outcome.SUPERSEDED
         if holder is not None:
+            if holder.record == filing.record:
+                return Outcome.DUPLICATE
+            if not holder.is_expired(now) and not replaces(filing.record, holder.record):
+                return Outcome.SUPERSEDED
             shelf.remove(holder)
-    if not shelf.insert(event):
+    if not shelf.insert(filing):
         return Outcome.DUPLICATE
-    if event.kind == DELETION:
-        _obey(shelf, event)
+    if kind == DELETION:
+        _obey(shelf, filing)
     return Outcome.STORED
 
 
-def _obey(shelf: Shelf, deletion: Event) -> None:
+def _obey(shelf: Shelf, deletion: Filing) -> None:
     """Delete what is there, and keep it and what is not there yet from coming (NIP-09)."""
-    asked = deletions_of(deletion)
+    asked, author = deletions_of(deletion.event), deletion.author
     for event_id in asked.ids:
         held = shelf.held(event_id)
         if held is None:
-            shelf.forbid_id(event_id, deletion.pubkey)
-        elif held.pubkey == deletion.pubkey and held.kind != DELETION:
-            shelf.forbid_id(event_id, deletion.pubkey)
+            shelf.forbid_id(event_id, author)
+        elif held.author == author and held.kind != DELETION:
+            shelf.forbid_id(event_id, author)
             shelf.remove(held)
+    until = deletion.record[:8]
     for address in asked.addresses:
-        shelf.forbid_address(address, deletion.created_at)
-        holder = shelf.holder(address)
-        if holder is not None and holder.created_at <= deletion.created_at:
+        shelf.forbid_address(address.key, int.from_bytes(until, "big"))
+        holder = shelf.holder(address.key)
+        if holder is not None and holder.record[:8] <= until:
             shelf.remove(holder)

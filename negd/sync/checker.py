@@ -1,8 +1,8 @@
 """The process that checks events for another: ``python -m negd.sync.checker``, a socket as stdin.
 
-It is asked in JSON lines and answers with a JSON list: for each line what is wrong with the event,
-or null.  Either way four bytes of length go first.  It holds nothing, imports little (10 MB of
-memory of its own), and ends when the socket closes, however that came about.
+It is asked in JSON lines and answers in MessagePack with a list: for each line the event, filed, or
+what is wrong with it.  Either way four bytes of length go first.  It holds nothing, imports little
+(10 MB of memory of its own), and ends when the socket closes, however that came about.
 """
 
 from __future__ import annotations
@@ -11,37 +11,46 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from socket import MSG_WAITALL, socket
+from typing import TypeAlias
 
 import msgspec
 
 from negd.nostr.event import Event, InvalidEvent, check, decode
+from negd.nostr.filing import Filing
 
-Faults = list[str | None]
-"""What is wrong with each of some events, in words; None where nothing is."""
+Checked: TypeAlias = list[Filing | str]
+"""Each of some events as a store takes it, or what is wrong with it, in words."""
 
 _LENGTH = 4
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Faults)
+_lines = msgspec.json.Encoder()
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Checked)
 
 
-def check_lines(text: bytes) -> Faults:
-    """What is wrong with the event on each line: its structure, its id or its signature."""
-    return [_fault(line) for line in text.split(b"\n")]
+def check_lines(text: bytes) -> Checked:
+    """The event on each line, unless its structure, its id or its signature is wrong."""
+    return [_checked(line) for line in text.split(b"\n")]
 
 
-def _fault(line: bytes) -> str | None:
+def _checked(line: bytes) -> Filing | str:
     try:
-        return check(decode(line))
+        return checked(decode(line))
     except InvalidEvent as error:
         return error.text
 
 
+def checked(event: Event) -> Filing | str:
+    """The event filed, unless its id or its signature is wrong."""
+    fault = check(event)
+    return Filing.of(event) if fault is None else fault
+
+
 def lines_of(events: Sequence[Event]) -> bytes:
     """What :func:`check_lines` takes, for events that are decoded already."""
-    return _encoder.encode_lines(events).removesuffix(b"\n")
+    return _lines.encode_lines(events).removesuffix(b"\n")
 
 
-def ask(connection: socket, text: bytes) -> Faults:
+def ask(connection: socket, text: bytes) -> Checked:
     """Have lines checked at the other end.
 
     :raises OSError: nobody answered, in time where the socket has a timeout; or what came is no
@@ -49,12 +58,12 @@ def ask(connection: socket, text: bytes) -> Faults:
     """
     _send(connection, text)
     try:
-        faults = _decoder.decode(_receive(connection))
+        answer = _decoder.decode(_receive(connection))
     except msgspec.MsgspecError as error:
         raise ConnectionError(f"not an answer: {error}") from None
-    if len(faults) != text.count(b"\n") + 1:
-        raise ConnectionError(f"{len(faults)} answers, not one for each line")
-    return faults
+    if len(answer) != text.count(b"\n") + 1:
+        raise ConnectionError(f"{len(answer)} answers, not one for each line")
+    return answer
 
 
 def serve(connection: socket) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from socket import socketpair
 from subprocess import DEVNULL, Popen
 from typing import Any
@@ -18,12 +18,13 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from negd.nostr.event import Event, check, decode
-from negd.sync.checker import Faults, ask, check_lines, lines_of
+from negd.nostr.event import Event
+from negd.nostr.filing import Filing
+from negd.sync.checker import Checked, ask, check_lines, checked, lines_of
 from negd.sync.offload import Stopped, ThreadOffload
 
-Check = Callable[[Sequence[Event]], Deferred[Faults]]
-"""Says of each event what is wrong with its id or signature."""
+Check = Callable[[Sequence[Event]], Deferred[Checked]]
+"""Files events, and says of each whose id or signature is wrong what it is."""
 
 FEW = 32
 """Events below which it takes longer to ask a process than to check them here."""
@@ -41,9 +42,9 @@ _PAUSE = 60.0
 """Seconds for which threads do the work where processes do not come to work."""
 
 
-def check_here(events: Sequence[Event]) -> Deferred[Faults]:
+def check_here(events: Sequence[Event]) -> Deferred[Checked]:
     """A :data:`Check` that is done when it returns, for tests and tools without a reactor."""
-    return maybeDeferred(lambda: [check(event) for event in events])
+    return maybeDeferred(_check_here, events)
 
 
 class CheckerProcess:
@@ -77,7 +78,7 @@ class CheckerProcess:
         """Its process id."""
         return self._process.pid
 
-    def check(self, text: bytes) -> Faults:
+    def check(self, text: bytes) -> Checked:
         """See :func:`negd.sync.checker.check_lines`.
 
         :raises OSError: it has died or does not answer.
@@ -121,8 +122,8 @@ class Checkers:
         """How many processes wait for work."""
         return len(self._idle)
 
-    def __call__(self, events: Sequence[Event]) -> Deferred[Faults]:
-        """What is wrong with each event's id or signature.
+    def __call__(self, events: Sequence[Event]) -> Deferred[Checked]:
+        """Each event filed, or what is wrong with its id or signature.
 
         Fails with :class:`negd.sync.offload.Stopped` once :meth:`stop` was called.
         """
@@ -131,14 +132,14 @@ class Checkers:
         checked = gatherResults(
             [self._offload(self._check, share) for share in shares], consumeErrors=True
         )
-        return checked.addCallback(lambda parts: [fault for part in parts for fault in part])
+        return checked.addCallback(lambda parts: [one for part in parts for one in part])
 
-    def lines(self, lines: Sequence[bytes]) -> Deferred[list[Event | str]]:
-        """The valid event on each line, or what is wrong with it.
+    def lines(self, lines: Sequence[bytes]) -> Deferred[Checked]:
+        """The event on each line, filed, or what is wrong with it.
 
         Fails as :meth:`__call__` does.
         """
-        return self._offload(self._decode, lines)
+        return self._offload(self._check_lines, lines)
 
     async def stop(self) -> None:
         """Finish what was begun, and end threads and processes."""
@@ -174,21 +175,15 @@ class Checkers:
 
     # --- in threads -----------------------------------------------------------------------------
 
-    def _check(self, events: Sequence[Event]) -> Faults:
+    def _check(self, events: Sequence[Event]) -> Checked:
         if len(events) < FEW:
-            return [check(event) for event in events]
-        return self._ask(lines_of(events))
+            return _check_here(events)
+        return _kept(self._ask(lines_of(events)), events)
 
-    def _decode(self, lines: Sequence[bytes]) -> list[Event | str]:
-        if not lines:
-            return []
-        faults = self._ask(b"\n".join(lines))
-        return [
-            decode(line) if fault is None else fault
-            for line, fault in zip(lines, faults, strict=True)
-        ]
+    def _check_lines(self, lines: Sequence[bytes]) -> Checked:
+        return self._ask(b"\n".join(lines)) if lines else []
 
-    def _ask(self, text: bytes) -> Faults:
+    def _ask(self, text: bytes) -> Checked:
         """Have lines checked by a process; here, where none is at hand."""
         try:
             process = self._idle.pop()
@@ -196,13 +191,25 @@ class Checkers:
             self._reactor.callFromThread(self._start_another)
             return check_lines(text)
         try:
-            faults = process.check(text)
+            answer = process.check(text)
         except OSError as error:
             process.end()
             self._reactor.callFromThread(self._replace, error)
             return check_lines(text)
         self._idle.append(process)
-        return faults
+        return answer
+
+
+def _check_here(events: Sequence[Event]) -> Checked:
+    return _kept(map(checked, events), events)
+
+
+def _kept(answer: Iterable[Filing | str], events: Sequence[Event]) -> Checked:
+    """The filings, with their events at hand."""
+    return [
+        one if isinstance(one, str) else one.keep(event)
+        for one, event in zip(answer, events, strict=True)
+    ]
 
 
 def _started(start: Callable[[], CheckerProcess]) -> CheckerProcess:

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from negd.errors import NegdError, StorageError
 from negd.interfaces import IEventStore, IIntake, Outcome, Verdict
 from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.settings import IntakeSettings
 from negd.sync.checking import Check
 
@@ -57,7 +58,7 @@ class _Entry(NamedTuple):
 class Intake:
     """Checks and stores events, in the order they were submitted.
 
-    :param check: says what is wrong with events.
+    :param check: files events, or says what is wrong with them.
     """
 
     def __init__(self, store: IEventStore, settings: IntakeSettings, check: Check) -> None:
@@ -122,7 +123,7 @@ class Intake:
                 Deferred.fromCoroutine(self._commit(batch, valid))
         self._working = False
 
-    async def _judge(self, batch: list[_Entry]) -> list[_Entry]:
+    async def _judge(self, batch: list[_Entry]) -> list[tuple[_Entry, Filing]]:
         """Give the verdicts that need no commit; what is left is to be stored."""
         ids = [entry.event.id_bytes for entry in batch]
         known = await self._store.known(ids)
@@ -132,20 +133,20 @@ class Intake:
                 self._give(entry, Verdict(Outcome.DUPLICATE))
             else:
                 fresh.append(entry)
-        faults = await self._check([entry.event for entry in fresh])
+        checked = await self._check([entry.event for entry in fresh])
         valid = []
-        for entry, fault in zip(fresh, faults, strict=True):
-            if fault is None:
-                valid.append(entry)
+        for entry, one in zip(fresh, checked, strict=True):
+            if isinstance(one, str):
+                self._give(entry, Verdict(Outcome.INVALID, one))
             else:
-                self._give(entry, Verdict(Outcome.INVALID, fault))
+                valid.append((entry, one))
         return valid
 
-    async def _commit(self, batch: list[_Entry], valid: list[_Entry]) -> None:
+    async def _commit(self, batch: list[_Entry], valid: list[tuple[_Entry, Filing]]) -> None:
         try:
             if valid:
-                verdicts = await self._store.ingest([entry.event for entry in valid])
-                for entry, verdict in zip(valid, verdicts, strict=True):
+                verdicts = await self._store.ingest([filing for _, filing in valid])
+                for (entry, _), verdict in zip(valid, verdicts, strict=True):
                     self._give(entry, verdict)
         except Exception:
             self._finish(batch, Failure())

@@ -36,7 +36,7 @@ async def rejoinders(
 
 
 def _supersedes(ours: Event, theirs: Event) -> bool:
-    return address_of(ours) == address_of(theirs) and replaces(ours, theirs)
+    return address_of(ours) == address_of(theirs) and replaces(ours.record, theirs.record)
 
 
 def _causes(event: Event, outcome: Outcome) -> Iterator[Filter]:

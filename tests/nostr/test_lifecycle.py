@@ -44,13 +44,13 @@ def test_addresses() -> None:
 
 def test_the_later_event_replaces_and_in_one_second_the_lower_id() -> None:
     old, new = alice.sign(created_at=1, kind=0), alice.sign(created_at=2, kind=0)
-    assert replaces(new, old)
-    assert not replaces(old, new)
+    assert replaces(new.record, old.record)
+    assert not replaces(old.record, new.record)
     pair = [alice.sign(created_at=1, kind=0, content=text) for text in "ab"]
     low, high = sorted(pair, key=lambda event: event.id)
-    assert replaces(low, high)
-    assert not replaces(high, low)
-    assert not replaces(low, low)
+    assert replaces(low.record, high.record)
+    assert not replaces(high.record, low.record)
+    assert not replaces(low.record, low.record)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from negd.errors import ConfigError, StorageError
 from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue, Verdict
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.packed import pack
 from negd.settings import StoreSettings
 from negd.storage.lmdb import reader, writer
 from negd.storage.lmdb.environment import Environment
-from negd.storage.lmdb.packed import pack
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
@@ -404,6 +404,7 @@ _ROOMLESS = """
 import resource, sys
 from negd.errors import StorageError
 from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.packed import pack
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
@@ -498,13 +499,14 @@ def damaged(folder: Path) -> tuple[Event, Event, Event, list[str]]:
     environment = Environment(str(folder), read_only=False)
     databases, second = environment.databases, serial_key(2)
     with environment.write() as txn:
-        txn.delete(b"\0\0", posting(NOW, serial_key(1)), db=databases.kinds)
-        txn.put(b"\0\7", posting(NOW, second), db=databases.kinds)
-        txn.put(b"\0\1", posting(NOW, serial_key(8)), db=databases.kinds)
-        txn.put(b"\0\1", posting(NOW + 1, serial_key(1)), db=databases.kinds)
+        txn.delete(b"\0\0", posting(profile.record, serial_key(1)), db=databases.kinds)
+        txn.put(b"\0\7", posting(article.record, second), db=databases.kinds)
+        txn.put(b"\0\1", posting(text.record, serial_key(8)), db=databases.kinds)
+        later = number_key(NOW + 1)
+        txn.put(b"\0\1", posting(later, serial_key(1)), db=databases.kinds)
         txn.delete(serial_key(3), db=databases.events)
         txn.put(bytes(66), second, db=databases.addresses)
-        broken = pack(article, article.encode()).replace(b'"content":""', b'"content":"!"')
+        broken = pack(article).replace(b'"content":""', b'"content":"!"')
         txn.put(second, broken.replace(b'"content":"', b'"content":"!'), db=databases.events)
         txn.put(serial_key(9), b"{}", db=databases.events)
     environment.close()
@@ -590,7 +592,9 @@ def test_sweep_gets_past_entries_that_are_wrong(tmp_path: Path) -> None:
     environment = Environment(str(tmp_path), read_only=False)
     with environment.write() as txn:
         for serial in (serial_key(1), serial_key(7)):
-            txn.put(number_key(NOW + 1), posting(NOW, serial), db=environment.databases.expiry)
+            txn.put(
+                number_key(NOW + 1), posting(event.record, serial), db=environment.databases.expiry
+            )
     environment.close()
     with opened(tmp_path) as stand:
         stand.clock.advance(2)

@@ -14,8 +14,8 @@ from negd.errors import StorageError
 from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
+from negd.nostr.packed import unpack
 from negd.storage.lmdb import rewrite, store
-from negd.storage.lmdb.packed import unpack
 from negd.testing.events import sample_events
 from tests.storage.contract import ALICE, NOW, Stand, assert_answers, note
 from tests.storage.test_lmdb import opened, run_python

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from negd.errors import StorageError
 from negd.interfaces import Outcome
+from negd.nostr.filing import filing_of, tag_key
 from negd.nostr.filter import Filter
-from negd.storage.redis.values import tag_key, value_of
+from negd.storage.redis.values import value_of
 from negd.testing.events import sample_events
 from negd.testing.model import NaiveRelay
 from negd.testing.processes import negctl
@@ -91,10 +92,11 @@ def test_repair_takes_out_what_is_no_event_everywhere(
         redis = redis_of(one)
         value = redis("HGET", b"events", forged.id_bytes)
         redis("HSET", b"events", broken.id_bytes, b"nonsense")
-        redis("HSET", b"events", copied.id_bytes, value_of(whole, whole.encode()))
+        redis("HSET", b"events", copied.id_bytes, value_of(filing_of(whole)))
         redis("HSET", b"events", forged.id_bytes, value.replace(forged.sig.encode(), b"0" * 128))
-        elsewhere = value_of(replace(moved, kind=30025), moved.encode())
-        redis("HSET", b"events", moved.id_bytes, elsewhere)
+        elsewhere = filing_of(replace(moved, kind=30025))
+        elsewhere.packed = filing_of(moved).packed
+        redis("HSET", b"events", moved.id_bytes, value_of(elsewhere))
         assert one.verify(repair=True).repaired > 0
         one.assert_sound()
         for node in (one, other):
@@ -116,7 +118,7 @@ def test_repair_leaves_one_event_at_an_address(
     with opened(reactor, server) as one:
         one.ingest(old, new)
         redis = redis_of(one)
-        redis("HSET", b"events", old.id_bytes, value_of(old, old.encode()))
+        redis("HSET", b"events", old.id_bytes, value_of(filing_of(old)))
         address, _ = redis("HGETALL", b"addresses")
         redis("DEL", b"addresses")
         if holder is not None:

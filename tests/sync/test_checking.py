@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from negd.nostr.event import Event
+from negd.nostr.filing import Filing, filing_of
 from negd.nostr.signing import Signer
 from negd.sync.checker import ask, check_lines
 from negd.sync.checking import FEW, CheckerProcess, Checkers, check_here
@@ -29,24 +29,21 @@ GOOD = [alice.sign(created_at=1000 + n) for n in range(100)]
 FORGED = msgspec.structs.replace(GOOD[0], sig="0" * 128)
 CHANGED = msgspec.structs.replace(GOOD[0], content="other")
 MIXED = [*GOOD[:50], FORGED, *GOOD[50:], CHANGED]
-FAULTS = [
-    *[None] * 50,
-    "signature does not match",
-    *[None] * 50,
-    "id does not match the event",
-]
+SIGNATURE, ID = "signature does not match", "id does not match the event"
+FILED = list(map(filing_of, GOOD))
+CHECKED = [*FILED[:50], SIGNATURE, *FILED[50:], ID]
 
 
 class CheckTests(SynchronousTestCase):
-    def test_each_line_has_its_fault(self) -> None:
+    def test_each_line_is_filed_or_has_its_fault(self) -> None:
         lines = [GOOD[0].encode(), FORGED.encode(), b"", CHANGED.encode(), b"[]"]
         good, forged, empty, changed, array = check_lines(b"\n".join(lines))
-        self.assertEqual((good, forged, changed), (None, FAULTS[50], FAULTS[-1]))
+        self.assertEqual((good, forged, changed), (Filing.of(GOOD[0]), SIGNATURE, ID))
         for fault in (empty, array):
             self.assertIn("not an event", str(fault))
 
     def test_what_is_no_answer_is_taken_for_none(self) -> None:
-        for answer in (b"[null]", b"[null,null,null]", b"{}", b"[1,2]", b""):
+        for answer in (b"", b"\x90", b"\x93\xa0\xa0\xa0", b"\x92\x01\x02", b"[1,2]"):
             ours, theirs = socketpair()
             with ours, theirs:
                 theirs.sendall(len(answer).to_bytes(4, "big") + answer)
@@ -54,7 +51,7 @@ class CheckTests(SynchronousTestCase):
                     ask(ours, b"two\nlines")
 
     def test_checking_at_once_says_the_same(self) -> None:
-        self.assertEqual(self.successResultOf(check_here(MIXED)), FAULTS)
+        self.assertEqual(self.successResultOf(check_here(MIXED)), CHECKED)
 
 
 class ImportTests(SynchronousTestCase):
@@ -91,12 +88,12 @@ class CheckersTests(TestCase):
         """Checkers whose processes have all started."""
         checkers = self.checkers(count)
         while checkers.idle < count:
-            self.assertEqual(await checkers(MIXED), FAULTS)  # in threads, until they have
+            self.assertEqual(await checkers(MIXED), CHECKED)  # in threads, until they have
         return checkers
 
     async def test_many_are_judged_in_order_by_several_processes(self) -> None:
         checkers = await self.at_work(2)
-        self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 2)
 
     async def test_a_process_that_starts_is_not_waited_for(self) -> None:
@@ -109,7 +106,7 @@ class CheckersTests(TestCase):
         checkers = self.checkers(2, start)
         self.addCleanup(began.set)
         for _ in range(3):
-            self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(self.started, [])
 
     async def test_none_are_judged(self) -> None:
@@ -119,30 +116,30 @@ class CheckersTests(TestCase):
     async def test_few_wait_for_no_process(self) -> None:
         checkers = self.checkers()
         few = [*GOOD[: FEW - 2], FORGED]
-        self.assertEqual(await checkers(few), [*[None] * (FEW - 2), FAULTS[50]])
+        self.assertEqual(await checkers(few), [*FILED[: FEW - 2], SIGNATURE])
         self.assertEqual(self.started, [])
 
     async def test_lines_become_events_or_what_is_wrong_with_them(self) -> None:
         lines = [b" " + GOOD[0].encode() + b"\r", FORGED.encode(), GOOD[1].encode()]
         for checkers in (self.checkers(), await self.at_work()):
-            judged: list[Event | str] = await checkers.lines(lines)
-            self.assertEqual(judged, [GOOD[0], FAULTS[50], GOOD[1]])
+            judged = await checkers.lines(lines)
+            self.assertEqual(judged, [Filing.of(GOOD[0]), SIGNATURE, Filing.of(GOOD[1])])
 
     async def test_a_process_killed_at_its_work_is_replaced_and_nothing_is_lost(self) -> None:
         checkers = await self.at_work()
         os.kill(self.started[0].pid, signal.SIGSTOP)
         judged = checkers(MIXED)
         os.kill(self.started[0].pid, signal.SIGKILL)
-        self.assertEqual(await judged, FAULTS)
+        self.assertEqual(await judged, CHECKED)
         while not checkers.idle:
-            self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 2)
 
     async def test_signals_to_the_whole_group_do_not_end_a_process(self) -> None:
         checkers = await self.at_work()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(self.started[0].pid, number)
-        self.assertEqual(await checkers(MIXED), FAULTS)
+        self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 1)
         self.assertNotEqual(os.getpgid(self.started[0].pid), os.getpgid(0))
 
@@ -157,28 +154,28 @@ class CheckersTests(TestCase):
         checkers = Checkers(clock, 1, fail)
         self.addCleanup(lambda: Deferred.fromCoroutine(checkers.stop()))
         while not tried:
-            self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
         for _ in range(3):
-            self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(tried, 1)
         clock.advance(60)
         while tried < 2:
-            self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
 
     async def test_where_the_program_cannot_run_threads_do_it(self) -> None:
         self.patch(sys, "executable", "/bin/false")
         checkers = self.checkers()
         while not self.started:
-            self.assertEqual(await checkers(MIXED), FAULTS)
-        self.assertEqual(await checkers(MIXED), FAULTS)
+            self.assertEqual(await checkers(MIXED), CHECKED)
+        self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 1)
 
     async def test_stopping_finishes_what_was_begun_and_leaves_no_process(self) -> None:
         checkers = await self.at_work(2)
         judged = [checkers(MIXED) for _ in range(4)]
         await checkers.stop()
-        for faults in judged:
-            self.assertEqual(self.successResultOf(faults), FAULTS)
+        for checked in judged:
+            self.assertEqual(self.successResultOf(checked), CHECKED)
         for process in self.started:
             with self.assertRaises(ProcessLookupError):
                 os.kill(process.pid, 0)

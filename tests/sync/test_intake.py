@@ -14,10 +14,11 @@ from zope.interface.verify import verifyObject
 from negd.errors import StorageError
 from negd.interfaces import IIntake, Outcome, Verdict
 from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.nostr.signing import Signer
 from negd.settings import IntakeSettings
 from negd.storage.memory import MemoryStore
-from negd.sync.checker import Faults
+from negd.sync.checker import Checked
 from negd.sync.checking import check_here
 from negd.sync.intake import Intake
 
@@ -34,7 +35,7 @@ class LaterCheck:
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []
 
-    def __call__(self, events: Sequence[Event]) -> Deferred[Faults]:
+    def __call__(self, events: Sequence[Event]) -> Deferred[Checked]:
         self.waiting.append(Deferred())
         return self.waiting[-1].addCallback(lambda _: check_here(events))
 
@@ -48,7 +49,7 @@ class FailingStore(MemoryStore):
 
     failure: BaseException = StorageError("no space left")
 
-    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+    async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         raise self.failure
 
 

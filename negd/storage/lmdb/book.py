@@ -16,7 +16,8 @@ from zope.interface import implementer
 from negd.interfaces import IPeerBook, LedgerEntry, PeerState, Residue
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.environment import Database, Databases, Environment, Transaction
-from negd.storage.lmdb.writer import Changes, Work
+from negd.storage.lmdb.shelf import LmdbShelf
+from negd.storage.lmdb.writer import Work
 
 _KEY_SIZE = 16
 
@@ -70,7 +71,7 @@ class LmdbBook:
     async def put(self, url: str, state: PeerState) -> None:
         """See :meth:`IPeerBook.put`."""
 
-        def work(txn: Transaction, _: Changes) -> None:
+        def work(txn: Transaction, _: LmdbShelf) -> None:
             txn.put(_url_key(url), _encode(_Peer(url, state)), db=self._databases.peers)
 
         await self._write(work)
@@ -78,7 +79,7 @@ class LmdbBook:
     async def update(self, url: str, state: PeerState) -> None:
         """See :meth:`IPeerBook.update`."""
 
-        def work(txn: Transaction, _: Changes) -> None:
+        def work(txn: Transaction, _: LmdbShelf) -> None:
             key, peers = _url_key(url), self._databases.peers
             if txn.get(key, db=peers) is not None:
                 txn.put(key, _encode(_Peer(url, state)), db=peers)
@@ -88,7 +89,7 @@ class LmdbBook:
     async def remove(self, url: str) -> None:
         """See :meth:`IPeerBook.remove`."""
 
-        def work(txn: Transaction, _: Changes) -> None:
+        def work(txn: Transaction, _: LmdbShelf) -> None:
             txn.delete(_url_key(url), db=self._databases.peers)
             _Ledger(txn, self._databases, url).clear()
 
@@ -128,7 +129,7 @@ class LmdbBook:
     ) -> None:
         """See :meth:`IPeerBook.write_ledger`."""
 
-        def work(txn: Transaction, _: Changes) -> None:
+        def work(txn: Transaction, _: LmdbShelf) -> None:
             ledger = _Ledger(txn, self._databases, url)
             for event_id, entry in entries.items():
                 ledger.put(event_id, entry)
@@ -142,7 +143,7 @@ class LmdbBook:
     async def clear_ledger(self, url: str) -> None:
         """See :meth:`IPeerBook.clear_ledger`."""
 
-        def work(txn: Transaction, _: Changes) -> None:
+        def work(txn: Transaction, _: LmdbShelf) -> None:
             _Ledger(txn, self._databases, url).clear()
 
         await self._write(work)

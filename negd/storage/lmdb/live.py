@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import RecordSet
-from negd.storage.lmdb.writer import Changes
+from negd.storage.lmdb.changes import Changes
 
 _MOST_TOUCHED = 20_000
 """Records by which the sets may be behind the last commit."""
@@ -55,7 +55,7 @@ class LiveSets:
         self._touched.update(changes.records)
         for wanted in self.sets:
             if wanted != EVERYTHING:
-                new = (event.record for event, _ in changes.told if wanted.matches(event))
+                new = (new.record for new in changes.told if wanted.matches(new.event))
                 self._matching.setdefault(wanted, []).extend(new)
         if changes.last or len(self._touched) > _MOST_TOUCHED:
             self._catch_up()

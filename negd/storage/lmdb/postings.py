@@ -28,9 +28,9 @@ def serial_key(serial: int) -> bytes:
     return serial.to_bytes(SERIAL, "big")
 
 
-def posting(created_at: int, serial: bytes) -> bytes:
-    """One posting."""
-    return created_at.to_bytes(8, "big") + serial
+def posting(record: bytes, serial: bytes) -> bytes:
+    """The posting of an event."""
+    return record[:8] + serial
 
 
 class Postings(NamedTuple):

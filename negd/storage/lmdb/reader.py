@@ -14,12 +14,13 @@ from itertools import groupby, islice
 import numpy as np
 
 from negd.interfaces import Page, StoreStatistics
+from negd.nostr.filing import tag_key
 from negd.nostr.filter import Filter
 from negd.nostr.kinds import is_replaceable
 from negd.nostr.lifecycle import Address
+from negd.nostr.packed import event_of, kind_of, record_of, unpack
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
-from negd.storage.lmdb.packed import event_of, kind_of, record_of, unpack
 from negd.storage.lmdb.postings import (
     NONE,
     POSTING,
@@ -32,7 +33,7 @@ from negd.storage.lmdb.postings import (
     serial_key,
 )
 from negd.storage.lmdb.roll import Kinds, Roll
-from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of, tag_key
+from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of
 from negd.storage.order import LATEST, listing_key, newest_first
 
 _CHECKS = 10
@@ -214,7 +215,7 @@ class _View:
             return None
         addresses = (Address(kind, author.hex(), "") for author in authors for kind in kinds)
         found = self._databases.addresses
-        return (self._txn.get(address_key(address), db=found) for address in addresses)
+        return (self._txn.get(address_key(address.key), db=found) for address in addresses)
 
     def _matching(self, serials: Iterable[bytes | None], wanted: Filter) -> Postings:
         """Those that are there and match."""

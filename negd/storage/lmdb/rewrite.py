@@ -14,15 +14,14 @@ from dataclasses import dataclass
 import lmdb
 
 from negd.nostr.event import Event, InvalidEvent, decode
+from negd.nostr.packed import unpack
 from negd.storage.lmdb.environment import (
     FIRST_MAP,
     Environment,
     Sync,
 )
-from negd.storage.lmdb.packed import unpack
 from negd.storage.lmdb.postings import SERIAL
 from negd.storage.lmdb.shelf import LmdbShelf, last_serial
-from negd.storage.lmdb.writer import Changes
 
 _PIECE = 5000
 """Events that are stored together."""
@@ -80,7 +79,9 @@ class _Copy:
                 for begin in step:
                     piece = list(self._events(begin, min(begin + _PIECE, last + 1)))
                     events = [event for number, event in piece if event and number not in without]
-                    LmdbShelf(txn, self.target.databases, Changes()).ingest(events, now=0)
+                    shelf = LmdbShelf(txn, self.target.databases)
+                    shelf.ingest(events, now=0)
+                    shelf.settle()
                     done += len(piece)
                     progress(done, total)
 

@@ -29,11 +29,13 @@ from negd.interfaces import (
     VerifyReport,
 )
 from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.nostr.filter import Filter, from_json
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.book import LmdbBook
+from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import FIRST_MAP, SCHEMA, Environment, Sync, Transaction
 from negd.storage.lmdb.live import LiveSets, Sets, bases, find
 from negd.storage.lmdb.loading import Memory, load
@@ -43,7 +45,7 @@ from negd.storage.lmdb.rewrite import rewrite
 from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.shelf import LmdbShelf
 from negd.storage.lmdb.verify import Verification
-from negd.storage.lmdb.writer import Changes, Work, Writer
+from negd.storage.lmdb.writer import Work, Writer
 from negd.storage.order import newest_first
 from negd.storage.watches import Watches
 
@@ -220,12 +222,12 @@ class LmdbStore:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+    async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`."""
         now = self._clock.seconds()
 
-        def work(txn: Transaction, changes: Changes) -> list[Verdict]:
-            return LmdbShelf(txn, self._environment.databases, changes).ingest(events, now)
+        def work(txn: Transaction, shelf: LmdbShelf) -> list[Verdict]:
+            return shelf.ingest(events, now)
 
         verdicts: list[Verdict] = await self.write(work, len(events))
         return verdicts
@@ -259,8 +261,8 @@ class LmdbStore:
         if self._sync_delay is not None and self._sync_timer is None:
             self._sync_timer = self._clock.callLater(self._sync_delay, self._sync)
         if self._watches:
-            for event, json in changes.told:
-                self._watches.tell(event, json)
+            for filing in changes.told:
+                self._watches.tell(filing.event, filing.json)
 
     def sync_after(self, seconds: float) -> None:
         """Have commits on the disk so long after them; without this, commits wait for the disk."""
@@ -291,8 +293,8 @@ class LmdbStore:
     async def _sweep(self, writer: Writer) -> None:
         now = self._clock.seconds()
 
-        def work(txn: Transaction, changes: Changes) -> float:
-            return LmdbShelf(txn, self._environment.databases, changes).sweep(now, _SWEEP)
+        def work(txn: Transaction, shelf: LmdbShelf) -> float:
+            return shelf.sweep(now, _SWEEP)
 
         following = now
         try:
@@ -432,6 +434,6 @@ class LmdbStore:
             await self._writer.stop()
 
 
-def _catch_up(txn: Transaction, changes: Changes) -> None:
+def _catch_up(txn: Transaction, shelf: LmdbShelf) -> None:
     """Writes nothing, and has the record set brought up to date."""
-    changes.last = True
+    shelf.changes.last = True

@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from negd.errors import StorageError
 from negd.interfaces import VerifyReport
 from negd.nostr.event import Event, InvalidEvent, check
-from negd.nostr.lifecycle import address_of
+from negd.nostr.filing import Filing
+from negd.nostr.packed import event_of
 from negd.storage.lmdb.environment import Environment, Transaction
-from negd.storage.lmdb.packed import event_of
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.read_pool import ReadPool
 from negd.storage.lmdb.shelf import IDS, address_key, last_serial, posting_keys, serial_of
@@ -174,16 +174,17 @@ class Verification:
         piece.entries["ids"] += 1
         if serial_of(txn.cursor(self._databases.ids), event.id_bytes) != serial:
             faults.append("not in ids")
-        value = posting(event.created_at, serial)
-        for database, key in posting_keys(self._databases, event):
+        filing = Filing.of(event)
+        value = posting(filing.record, serial)
+        for database, keys in posting_keys(self._databases, filing):
             name = self._names[database]
-            piece.entries[name] += 1
-            if not txn.cursor(database).set_key_dup(key, value):
-                faults.append(f"not in {name} under {key.hex()}")
-        address = address_of(event)
-        if address is not None:
+            piece.entries[name] += len(keys)
+            for key in keys:
+                if not txn.cursor(database).set_key_dup(key, value):
+                    faults.append(f"not in {name} under {key.hex()}")
+        if filing.address is not None:
             piece.entries["addresses"] += 1
-            if txn.get(address_key(address), db=self._databases.addresses) != serial:
+            if txn.get(address_key(filing.address), db=self._databases.addresses) != serial:
                 faults.append("does not hold its address")
         piece.problems += [f"event {event.id}: {fault}" for fault in faults]
 
@@ -214,33 +215,33 @@ class Verification:
 
     def _posting_fault(self, txn: Transaction, name: str, key: bytes, value: bytes) -> str | None:
         serial = value[8:]
-        event = self._event(txn, serial)
-        place = (getattr(self._databases, name), key)
-        if event is None:
+        filing = self._filing(txn, serial)
+        if filing is None:
             return f"lists number {_number(serial)} wrongly under {key.hex()}"
-        if posting(event.created_at, serial) == value:
-            if place in posting_keys(self._databases, event):
+        lists = dict(posting_keys(self._databases, filing))
+        if posting(filing.record, serial) == value:
+            if key in lists.get(getattr(self._databases, name), ()):
                 return None
-        return f"lists {event.id} wrongly under {key.hex()}"
+        return f"lists {filing.id_bytes.hex()} wrongly under {key.hex()}"
 
     def _id_fault(self, txn: Transaction, name: str, key: bytes, value: bytes) -> str | None:
         event_id, serial = value[:32], value[32:]
-        event = self._event(txn, serial)
-        if key == IDS and event is not None and event.id_bytes == event_id:
+        filing = self._filing(txn, serial)
+        if key == IDS and filing is not None and filing.id_bytes == event_id:
             return None
         return f"{event_id.hex()} is listed and not stored"
 
     def _address_fault(self, txn: Transaction, name: str, key: bytes, serial: bytes) -> str | None:
-        event = self._event(txn, serial)
-        address = None if event is None else address_of(event)
+        filing = self._filing(txn, serial)
+        address = None if filing is None else filing.address
         if address is not None and address_key(address) == key:
             return None
         return f"number {_number(serial)} holds what it has no right to"
 
-    def _event(self, txn: Transaction, serial: bytes) -> Event | None:
+    def _filing(self, txn: Transaction, serial: bytes) -> Filing | None:
         packed = txn.get(serial, db=self._databases.events)
         try:
-            return None if packed is None else event_of(packed)
+            return None if packed is None else Filing.of(event_of(packed))
         except InvalidEvent:
             return None
 

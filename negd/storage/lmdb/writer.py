@@ -7,7 +7,7 @@ of single events costs a few fsyncs, and a lone event waits for nobody.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -20,8 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from negd.errors import NegdError, StorageError
-from negd.nostr.event import Event
+from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Environment, Transaction
+from negd.storage.lmdb.shelf import LmdbShelf
 
 T = TypeVar("T")
 
@@ -36,27 +37,7 @@ _SECONDS = 0.2
 """Age after which a transaction takes no further work."""
 
 
-@dataclass
-class Changes:
-    """What one transaction did, for those who must know once it is committed.
-
-    :ivar records: each record touched, and whether it is there now.
-    :ivar entered: serial, id and kind of each new event, in the order of serials.
-    :ivar left: serials of the events that are gone.
-    :ivar told: new events for watchers, in order, with their JSON.
-    :ivar expiry: the earliest second at which something in this transaction expires.
-    :ivar last: whether nothing waits to be written after this.
-    """
-
-    records: dict[bytes, bool] = field(default_factory=dict)
-    entered: list[tuple[int, bytes, int]] = field(default_factory=list)
-    left: list[int] = field(default_factory=list)
-    told: list[tuple[Event, bytes]] = field(default_factory=list)
-    expiry: float = float("inf")
-    last: bool = False
-
-
-Work = Callable[[Transaction, Changes], T]
+Work = Callable[[Transaction, LmdbShelf], T]
 """Called in the writer's thread; again from the start if its transaction has to be redone."""
 
 
@@ -187,19 +168,20 @@ class Writer:
 
     def _attempt(self, jobs: list[_Job[Any]], others: bool) -> tuple[list[Any], Changes]:
         """One transaction; ``jobs`` grows by those that join it."""
-        changes = Changes()
         closes = monotonic() + _SECONDS
         weight = sum(job.weight for job in jobs)
         with self._environment.write() as txn:
-            results = [job.work(txn, changes) for job in jobs]
+            shelf = LmdbShelf(txn, self._environment.databases)
+            results = [job.work(txn, shelf) for job in jobs]
             while others and weight < _FULL and monotonic() < closes:
                 job = self._next()
                 if job is None:
                     break
                 jobs.append(job)
                 weight += job.weight
-                results.append(job.work(txn, changes))
-        return results, changes
+                results.append(job.work(txn, shelf))
+            shelf.settle()
+        return results, shelf.changes
 
     def _next(self) -> _Job[Any] | None:
         """The next in line that can join a transaction, if there is one."""

@@ -62,7 +62,7 @@ class Admission:
         versions = await self._reading.versions(address)
         if versions and versions[0].id == event.id:
             return Verdict(Outcome.DUPLICATE)
-        if versions and not replaces(event, versions[0]):
+        if versions and not replaces(event.record, versions[0].record):
             return Verdict(Outcome.SUPERSEDED)
         verdict = await self._store(event, returns=True)
         if verdict.outcome is Outcome.STORED:

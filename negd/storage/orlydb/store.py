@@ -22,6 +22,7 @@ from negd.interfaces import (
     VerifyReport,
 )
 from negd.nostr.event import Event, check
+from negd.nostr.filing import Filing, event_in
 from negd.nostr.filter import Filter
 from negd.nostr.lifecycle import is_expired
 from negd.reconcile import RecordSet
@@ -170,7 +171,7 @@ class OrlydbStore:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+    async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`, but each event is stored by itself.
 
         ``INVALID`` are events that the database refuses for reasons of its own.
@@ -183,7 +184,7 @@ class OrlydbStore:
             raise StorageError("the store is closed")
         await self._ingesting.acquire()
         try:
-            return await self._ingest(events)
+            return await self._ingest([event_in(event) for event in events])
         finally:
             self._ingesting.release()
 

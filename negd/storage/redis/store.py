@@ -32,8 +32,8 @@ from negd.interfaces import (
     VerifyReport,
 )
 from negd.nostr.event import Event, InvalidEvent, decode
+from negd.nostr.filing import Filing, filing_of
 from negd.nostr.filter import Filter
-from negd.nostr.lifecycle import is_expired
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
@@ -203,7 +203,7 @@ class RedisStore:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def ingest(self, events: Sequence[Event]) -> list[Verdict]:
+    async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`.
 
         Of a batch that is larger than what one script takes, or whose answer is lost with the
@@ -211,8 +211,9 @@ class RedisStore:
         """
         now = self._clock.seconds()
         verdicts = [Verdict(Outcome.EXPIRED)] * len(events)
-        alive = [at for at, event in enumerate(events) if not is_expired(event, now)]
-        values = [value_of(events[at], events[at].encode()) for at in alive]
+        filings = list(map(filing_of, events))
+        alive = [at for at, filing in enumerate(filings) if not filing.is_expired(now)]
+        values = [value_of(filings[at]) for at in alive]
         letters = await self._write(values, now)
         for at, letter in zip(alive, letters, strict=True):
             verdicts[at] = _VERDICTS[letter]

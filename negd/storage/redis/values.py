@@ -10,34 +10,35 @@ from __future__ import annotations
 from hashlib import sha256
 from struct import Struct
 
-from negd.nostr.event import Event
-from negd.nostr.lifecycle import Address, address_of, deletions_of, expiration_of
+from negd.nostr.filing import Filing, tag_key
+from negd.nostr.kinds import DELETION
+from negd.nostr.lifecycle import NO_DELETIONS, deletions_of
 
 MEMBER_SIZE = 42
 """Bytes of a list's member: record and kind."""
 
-_DIGEST = 16
 _ADDRESS = 20
 _SIZE = Struct(">I")
 
 
-def value_of(event: Event, json: bytes) -> bytes:
+def value_of(filing: Filing) -> bytes:
     """What is stored under the event's id.
 
     Member of its lists (42 bytes), author (32), then each behind its size (u32): expiration (8
     bytes or none), address, keys of its tags, ids and addresses that it asks to delete; JSON.
     """
-    address, expiration, asked = address_of(event), expiration_of(event), deletions_of(event)
+    expiration, address = filing.expiration, filing.address
+    asked = deletions_of(filing.event) if filing.kind == DELETION else NO_DELETIONS
     parts = (
         b"" if expiration is None else number(expiration),
         b"" if address is None else address_key(address),
-        b"".join(sorted(tag_key(letter, value) for letter, value in event.indexed_tags())),
+        b"".join(filing.tags),
         b"".join(sorted(asked.ids)),
-        b"".join(sorted(map(address_key, asked.addresses))),
+        b"".join(sorted(address_key(address.key) for address in asked.addresses)),
     )
-    member = event.record + event.kind.to_bytes(2, "big")
+    member = filing.record + filing.kind.to_bytes(2, "big")
     sized = b"".join(_SIZE.pack(len(part)) + part for part in parts)
-    return member + bytes.fromhex(event.pubkey) + sized + json
+    return member + filing.author + sized + filing.json
 
 
 def json_in(value: bytes) -> bytes:
@@ -69,13 +70,6 @@ def tag_list(letter: str, value: str) -> bytes:
     return b"t:" + tag_key(letter, value)
 
 
-def tag_key(letter: str, value: str) -> bytes:
-    """17 bytes for a tag's letter and value."""
-    return letter.encode() + sha256(value.encode()).digest()[:_DIGEST]
-
-
-def address_key(address: Address) -> bytes:
-    """20 bytes for an address."""
-    kind = address.kind.to_bytes(2, "big")
-    place = kind + bytes.fromhex(address.pubkey) + address.identifier.encode()
-    return sha256(place).digest()[:_ADDRESS]
+def address_key(address: bytes) -> bytes:
+    """20 bytes for an address, whatever the length of its identifier."""
+    return sha256(address).digest()[:_ADDRESS]

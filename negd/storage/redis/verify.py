@@ -12,6 +12,7 @@ from struct import error as StructError
 
 from negd.interfaces import VerifyReport
 from negd.nostr.event import InvalidEvent, check, decode
+from negd.nostr.filing import filing_of
 from negd.storage.redis.frames import frames
 from negd.storage.redis.reader import Offload, Run
 from negd.storage.redis.values import json_in, number, value_of
@@ -161,7 +162,7 @@ def _right_value(event_id: bytes, value: bytes) -> tuple[bytes, str | None]:
         return b"", fault
     if event.id_bytes != event_id:
         return b"", "another event stands there"
-    right = value_of(event, event.encode())
+    right = value_of(filing_of(event))
     return right, None if right == value else "is not stored as it should be"
 
 

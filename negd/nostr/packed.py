@@ -1,4 +1,4 @@
-"""An event as the store keeps it: what JSON says in hex and in field names, in bytes.
+"""An event as stores may keep it: what JSON says in hex and in field names, in bytes.
 
 138 bytes of ``id``, ``sig``, ``pubkey``, ``created_at`` and ``kind``, then the JSON from the tags
 to the end of the content.  That is a fifth less than the JSON, and the parts that reading needs
@@ -14,6 +14,7 @@ from struct import error as StructError
 from negd.nostr.event import Event, decode
 
 _HEAD = Struct(">32s64s32sQH")
+_AUTHOR = slice(96, 128)
 _KIND = slice(_HEAD.size - 2, _HEAD.size)
 _RECORD_TAIL = slice(_HEAD.size - 10, _HEAD.size - 2)
 
@@ -24,11 +25,9 @@ _AFTER_CONTENT = len(',"sig":""}') + 128
 _JSON = b'{"id":"%b","pubkey":"%b","created_at":%d,"kind":%d,"tags":%b,"sig":"%b"}'
 
 
-def pack(event: Event, json: bytes) -> bytes:
-    """The event as it is kept.
-
-    :param json: what :meth:`Event.encode` gives.
-    """
+def pack(event: Event) -> bytes:
+    """The event in bytes."""
+    json = event.encode()
     head = _HEAD.pack(
         bytes.fromhex(event.id),
         bytes.fromhex(event.sig),
@@ -61,6 +60,11 @@ def event_of(packed: bytes) -> Event:
     :raises negd.nostr.event.InvalidEvent: it is none.
     """
     return decode(unpack(packed))
+
+
+def author_of(packed: bytes) -> bytes:
+    """The event's author, 32 bytes."""
+    return packed[_AUTHOR]
 
 
 def kind_of(packed: bytes) -> int:
