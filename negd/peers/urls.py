@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import idna
 
 from negd.addresses import is_private
 from negd.errors import ConfigError
@@ -14,7 +17,8 @@ _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 def canonical(url: str) -> str:
     """The canonical form of a relay's URL; a bare host, with or without port, is taken as wss.
 
-    Scheme and host in lower case, no default port, no bare slash, no fragment.
+    Scheme and host in lower case, names in ASCII (IDNA 2008) and without a dot at the end,
+    addresses in their shortest form, no default port, no bare slash, no fragment.
 
     :raises ConfigError: it is not the URL of a relay.
     """
@@ -32,11 +36,12 @@ def canonical(url: str) -> str:
         raise _wrong(url, "no host" if not host else "white space in it")
     if port == 0:
         raise _wrong(url, "port 0")
-    if not _is_name(host):
+    name = _name(host)
+    if name is None:
         raise _wrong(url, "no host can have that name")
     if parts.username is not None or parts.password is not None:
         raise _wrong(url, "a user name or password in it")
-    return _join(parts, parts.scheme.lower(), host, port)
+    return _join(parts, parts.scheme.lower(), name, port)
 
 
 def target(url: str, may_be_private: bool) -> str:
@@ -52,12 +57,19 @@ def target(url: str, may_be_private: bool) -> str:
     return text
 
 
-def _is_name(host: str) -> bool:
-    """Whether DNS, or an address, could be written so (RFC 1035: 253 characters at most)."""
+def _name(host: str) -> str | None:
+    """The one spelling of a host; None where no DNS name, nor an address, could be written so."""
     try:
-        return len(host.encode("idna")) <= _LONGEST_NAME
+        return ip_address(host).compressed
+    except ValueError:
+        pass
+    try:
+        name = host if host.isascii() else idna.encode(host, uts46=True).decode()
+        name.encode("idna")  # no label is empty or too long
     except UnicodeError:
-        return False
+        return None
+    name = name.removesuffix(".")
+    return name if 0 < len(name) <= _LONGEST_NAME else None
 
 
 def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:

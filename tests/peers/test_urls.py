@@ -20,6 +20,18 @@ from negd.peers.urls import canonical, target
         ("relay.example:8080", "wss://relay.example:8080"),
         ("wss://relay.example/inbox/?a=B#part", "wss://relay.example/inbox/?a=B"),
         ("ws://[::1]:7777", "ws://[::1]:7777"),
+        ("ws://[0:0::0:1]:7777", "ws://[::1]:7777"),
+        ("ws://[2001:DB8::A]", "ws://[2001:db8::a]"),
+        ("wss://relay.example.", "wss://relay.example"),
+        ("wss://Relay.Example.:443/inbox", "wss://relay.example/inbox"),
+        ("ws://relay.example:443", "ws://relay.example:443"),
+        ("wss://relay.example:80", "wss://relay.example:80"),
+        ("wss://MÜNCHEN.example", "wss://xn--mnchen-3ya.example"),
+        ("münchen.example:443/", "wss://xn--mnchen-3ya.example"),
+        ("wss://XN--MNCHEN-3YA.example", "wss://xn--mnchen-3ya.example"),
+        ("wss://straße.example", "wss://xn--strae-oqa.example"),
+        ("wss://日本語。example", "wss://xn--wgv71a119e.example"),
+        ("wss://relay_1.example", "wss://relay_1.example"),
     ],
 )
 def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
@@ -44,6 +56,11 @@ def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
         "wss://" + "a" * 300,
         "wss://" + ".".join(["abc"] * 100),
         "wss://relay..example",
+        "wss://.",
+        "wss://relay.example..",
+        "wss://" + "ü" * 70 + ".example",
+        "wss://a\u2028b.example",
+        "wss://user@relay.example",
         "wss://relay.exa\nmple",
         "wss://a\x00b",
     ],
@@ -53,11 +70,21 @@ def test_what_is_no_relay_is_refused_by_name(given: str) -> None:
         canonical(given)
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:7777", "[::1]", "10.0.0.1/inbox"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1:7777", "[::1]", "10.0.0.1/inbox", "[::ffff:7f00:1]:7777"]
+)
 def test_a_private_target_is_refused_where_it_is_forbidden(host: str) -> None:
     assert target(f"WS://{host}", may_be_private=True) == f"ws://{host}"
     with pytest.raises(ConfigError, match=r"expected a public address \(private_targets in"):
         target(f"WS://{host}", may_be_private=False)
+
+
+@pytest.mark.parametrize(
+    "host", ["[::ffff:127.0.0.1]", "localhost.", "LOCALHOST", "\uff11\uff12\uff17.0.0.1"]
+)
+def test_a_private_target_is_refused_in_every_dress(host: str) -> None:
+    with pytest.raises(ConfigError, match="expected a public address"):
+        target(f"wss://{host}", may_be_private=False)
 
 
 def test_other_targets_are_made_canonical() -> None:
