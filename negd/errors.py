@@ -10,8 +10,10 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError",
+    "DamagedStore",
     "LimitReached",
     "NegdError",
+    "OlderStore",
     "PeerError",
     "ProtocolViolation",
     "RemoteError",
@@ -69,6 +71,10 @@ class StorageError(NegdError):
 
 class OlderStore(StorageError):
     """It is of an older schema and was to be read only: opening it for writing upgrades it."""
+
+
+class DamagedStore(StorageError):
+    """It is too damaged to be opened; ``text`` says what may save the rest."""
 
 
 class PeerError(NegdError):

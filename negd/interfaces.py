@@ -116,11 +116,13 @@ class VerifyReport:
     :ivar events: how many were read.
     :ivar problems: one line each; empty means sound.
     :ivar repaired: how many wrong or missing entries were mended, and broken events removed.
+    :ivar notes: what else is to be told of the repair, one line each.
     """
 
     events: int
     problems: list[str]
     repaired: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +204,18 @@ class IEventStore(Interface):
     async def verify(progress: Callable[[int, int], None], repair: bool = False) -> VerifyReport:
         """Read everything: ids, signatures, and that every index agrees with the events.
 
-        :param progress: told (events read, events in all), from the reactor thread.
+        :param progress: told (events read, events in all), from the reactor thread; in a repair,
+            once more from the start as they are written.
         :param repair: make the indexes agree with the events, and remove what is no valid
             event. The report has the problems as they were found.
         :raises negd.errors.StorageError: the storage failed, or it cannot be repaired from here.
         """
 
-    async def compact() -> CompactReport:
+    async def compact(progress: Callable[[int, int], None]) -> CompactReport:
         """Give room that is not used back to the system.
 
+        :param progress: told (events done, events in all), from the reactor thread; never where
+            there is nothing to do.
         :raises negd.errors.StorageError: it failed, and the store is as it was.
         """
 
@@ -416,6 +421,17 @@ class IStoreFactory(Interface):
         :param settings: those that mean nothing for this kind of storage are ignored.
         :raises negd.errors.ConfigError: the argument is not of this storage's form.
         :raises negd.errors.StorageError: it cannot be opened; the text says why.
+        :raises negd.errors.DamagedStore: it cannot before it is salvaged.
+        """
+
+    async def salvage(
+        argument: str, reactor: Any, progress: Callable[[int, int], None]
+    ) -> list[str]:
+        """Make a storage that is too damaged to be opened anew, of what is left of it.
+
+        :param progress: told (done, in all) of what is looked at, from the reactor thread.
+        :returns: what is to be told of it, one line each: what was saved, what was lost.
+        :raises negd.errors.StorageError: it cannot be done; all is as it was.
         """
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from negd.cli.arguments import add_store
+from negd.cli.meter import meter
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -23,7 +24,11 @@ def run(args: argparse.Namespace) -> int:
     from negd.cli.stores import run_on_store
 
     async def work(reactor: Any, storage: IStorage) -> int:
-        report = await storage.events.compact()
+        shown = meter("compact", "events")
+        try:
+            report = await storage.events.compact(shown.show)
+        finally:
+            shown.close()
         if report.after < report.before:
             print(f"compacted {args.store}: {report.before:,} bytes before, {report.after:,} now")
         else:

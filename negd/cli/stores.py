@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,15 +13,25 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import provider
 
 from negd.cli.output import complain
-from negd.errors import OlderStore
+from negd.errors import DamagedStore, OlderStore
 from negd.interfaces import IStorage
 from negd.storage import open_store
 
 Work = Callable[[Any, IStorage], Awaitable[int]]
 """Takes the reactor and the storage; returns the exit status."""
 
+Mend = Callable[[Any, DamagedStore], Awaitable[None]]
+"""Takes the reactor and why a store cannot be opened; makes that it can."""
 
-def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = True) -> int:
+
+def run_on_store(
+    store: str,
+    work: Work,
+    *,
+    read_only: bool,
+    missing_ok: bool = True,
+    mend: Mend | None = None,
+) -> int:
     """Open a store, work on it, close it; the exit status.
 
     What the store warns of goes to stderr.
@@ -28,6 +39,7 @@ def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = 
     The first interrupt cancels the work and has the store closed in order; a second one kills.
 
     :param missing_ok: whether a store to be written to is made where there is none.
+    :param mend: called where the store is too damaged to be opened, before another attempt.
     :raises KeyboardInterrupt: it was interrupted.
     :raises negd.errors.NegdError: the store cannot be opened, or failed.
     :raises Exception: what the work raised.
@@ -41,7 +53,7 @@ def run_on_store(store: str, work: Work, *, read_only: bool, missing_ok: bool = 
         try:
             if not (read_only or missing_ok):
                 await _see_that_it_is_there(reactor, store)
-            code = await _opened(reactor, store, work, read_only)
+            code = await _opened(reactor, store, work, read_only, mend)
         except Exception as error:
             raised = error
 
@@ -70,8 +82,16 @@ def _warn(event: LogEvent) -> None:
         complain(formatEvent(event) or "")
 
 
-async def _opened(reactor: Any, store: str, work: Work, read_only: bool) -> int:
-    storage = await open_store(store, reactor, read_only)
+async def _opened(
+    reactor: Any, store: str, work: Work, read_only: bool, mend: Mend | None = None
+) -> int:
+    try:
+        storage = await open_store(store, reactor, read_only)
+    except DamagedStore as error:
+        if mend is None:
+            raise
+        await mend(reactor, error)
+        storage = await open_store(store, reactor, read_only)
     try:
         return await work(reactor, storage)
     finally:
@@ -84,10 +104,8 @@ async def _see_that_it_is_there(reactor: Any, store: str) -> None:
     async def nothing(reactor: Any, storage: IStorage) -> int:
         return 0
 
-    try:
+    with suppress(OlderStore, DamagedStore):
         await _opened(reactor, store, nothing, True)
-    except OlderStore:
-        pass
 
 
 def _cancel_on_signals(reactor: Any, done: Deferred[None]) -> None:

@@ -10,6 +10,7 @@ from negd.cli.meter import meter
 from negd.cli.output import complain, count
 
 if TYPE_CHECKING:
+    from negd.errors import DamagedStore
     from negd.interfaces import IStorage, VerifyReport
 
 NAMED = 100
@@ -25,7 +26,8 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="make the indexes agree with the events, and remove what is no valid event",
+        help="make the indexes agree with the events, remove what is no valid event, "
+        "and save what is left of a damaged store",
     )
     parser.set_defaults(run=run)
 
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
             print(problem)
         if report.problems and args.repair:
             print(f"found {count(len(report.problems), 'problem')}, repaired {report.repaired:,}")
+            _tell(report.notes)
             report = await _look(storage, repair=False)
         if report.problems:
             found = count(len(report.problems), "problem")
@@ -48,7 +51,32 @@ def run(args: argparse.Namespace) -> int:
         print(f"verified {count(report.events, 'event')}: sound")
         return 0
 
-    return run_on_store(args.store, work, read_only=not args.repair, missing_ok=False)
+    async def mend(reactor: Any, error: DamagedStore) -> None:
+        print(error.text)
+        _tell(await _salvage(args.store, reactor))
+
+    return run_on_store(
+        args.store,
+        work,
+        read_only=not args.repair,
+        missing_ok=False,
+        mend=mend if args.repair else None,
+    )
+
+
+def _tell(notes: list[str]) -> None:
+    for line in notes:
+        print(line)
+
+
+async def _salvage(store: str, reactor: Any) -> list[str]:
+    from negd.storage import salvage_store
+
+    shown = meter("salvage", "copies of events")
+    try:
+        return await salvage_store(store, reactor, shown.show)
+    finally:
+        shown.close()
 
 
 async def _look(storage: IStorage, repair: bool) -> VerifyReport:

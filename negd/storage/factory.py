@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from twisted.plugin import IPlugin
 from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
+from negd.errors import StorageError
 from negd.interfaces import IStorage, IStoreFactory
 from negd.settings import StoreSettings
 
@@ -20,11 +22,14 @@ class StoreFactory:
 
     :ivar opener: the dotted name of an async function of (argument, reactor, read_only,
         settings), as :meth:`IStoreFactory.open`.
+    :ivar salvager: that of one of (argument, reactor, progress), as :meth:`IStoreFactory.salvage`;
+        empty where a store never raises DamagedStore.
     """
 
     scheme: str
     summary: str
     opener: str
+    salvager: str = ""
 
     async def open(
         self,
@@ -36,3 +41,11 @@ class StoreFactory:
         """See :meth:`IStoreFactory.open`."""
         opener = namedAny(self.opener)
         return cast(IStorage, await opener(argument, reactor, read_only, settings))
+
+    async def salvage(
+        self, argument: str, reactor: Any, progress: Callable[[int, int], None]
+    ) -> list[str]:
+        """See :meth:`IStoreFactory.salvage`."""
+        if not self.salvager:
+            raise StorageError(f"nothing can be saved of stores of the kind {self.scheme}:")
+        return cast("list[str]", await namedAny(self.salvager)(argument, reactor, progress))

@@ -222,7 +222,7 @@ class MemoryStore:
         problems = [f"event {filing.event.id}: {fault}" for filing, fault in broken]
         return VerifyReport(read, problems, len(broken) if repair else 0)
 
-    async def compact(self) -> CompactReport:
+    async def compact(self, progress: Callable[[int, int], None]) -> CompactReport:
         """See :meth:`IEventStore.compact`; there is nothing on disk."""
         size = (await self.statistics()).bytes
         return CompactReport(size, size)

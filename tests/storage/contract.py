@@ -800,8 +800,11 @@ class StorageContract(AnswersContract):
         events = list(sample_events(40, until=NOW))
         stand.ingest(*events)
         before = stand.listing(EVERYTHING, 50)
-        report = stand.wait(stand.events.compact())
+        told: list[tuple[int, int]] = []
+        report = stand.wait(stand.events.compact(lambda *far: told.append(far)))
         assert 0 <= report.after <= report.before
+        assert told == sorted(told)
+        assert all(done == total == len(before) for done, total in told[-1:])
         assert stand.listing(EVERYTHING, 50) == before
         later = note(NOW + 1, content="later")
         assert stand.ingest(later) == [Outcome.STORED]

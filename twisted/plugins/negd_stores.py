@@ -14,6 +14,7 @@ lmdb = StoreFactory(
     scheme="lmdb",
     summary="lmdb:PATH   embedded database in the folder PATH, made where it is missing",
     opener="negd.storage.lmdb.store.open_lmdb",
+    salvager="negd.storage.lmdb.store.salvage_lmdb",
 )
 
 redis = StoreFactory(

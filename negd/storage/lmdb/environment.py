@@ -10,10 +10,11 @@ once.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, fields
 from enum import Enum
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
@@ -22,7 +23,9 @@ from typing import TypeAlias
 
 import lmdb
 
-from negd.errors import OlderStore, StorageError
+from negd.errors import DamagedStore, OlderStore, StorageError
+from negd.storage.lmdb.pages import PageFile
+from negd.storage.lmdb.trees import NO_START, State, damaged_meta
 
 Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -38,6 +41,9 @@ _UNWRITTEN = 64
 """Pages at the end of the file that may be missing."""
 
 _DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "negd.lock"
+_KEPT = "damaged-{}.mdb"
+"""The data file in whose place came what could be saved of it."""
+
 _NEW = "new"
 """Folder within the store's where data are made that are to replace the store's; a crash may leave
 it there until the store is opened for writing again."""
@@ -93,6 +99,12 @@ class Databases:
 _NAMES = tuple(field.name for field in fields(Databases))
 _LISTS = {"ids", "kinds", "authors", "tags", "expiry"}
 
+_READ_AT_ONCE = ("meta", "ids", "kinds", "expiry")
+"""Databases that are read as a store is opened."""
+
+_ATTEMPTS = 100
+"""Looks at a file that is being written to, before it is taken for damaged."""
+
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
@@ -113,8 +125,10 @@ class Environment:
     :ivar schema: of the store as it was found, which may be an older one.
     :param first_map: bytes; the map doubles whenever it is full.
     :param sync: how far a commit goes before it returns.
-    :raises StorageError: the folder is not there, not ours, in use, of a newer schema, damaged;
-        or of an older schema and to be read only.
+    :raises StorageError: the folder is not there, not ours, in use, of a newer schema; or of an
+        older schema and to be read only.
+    :raises DamagedStore: LMDB cannot read what is read at once, or not even find the way to the
+        rest.
     """
 
     def __init__(
@@ -143,13 +157,70 @@ class Environment:
 
     def _open(self) -> None:
         with storage_errors(f"store {self.folder} cannot be opened"), _entrance(self.folder):
-            self._env = _open(self.folder, self._read_only, self._first_map, self._sync)
+            self._env = self._open_files()
             try:
                 self._assure_length()
+                self._assure_trees()
                 self.schema, self.databases = self._open_databases()
             except BaseException:
                 self._env.close()
                 raise
+
+    def _open_files(self) -> lmdb.Environment:
+        try:
+            return _open(self.folder, self._read_only, self._first_map, self._sync)
+        except lmdb.Error:
+            fault = damaged_meta(self.data)
+            if fault is None:
+                raise
+            raise self._damaged(fault) from None
+
+    def _damaged(self, fault: str) -> DamagedStore:
+        return DamagedStore(
+            f"store {self.folder} is damaged: {fault}; "
+            f"'negctl verify --repair --store lmdb:{self.folder}' saves what is left"
+        )
+
+    @property
+    def data(self) -> str:
+        """The data file."""
+        return os.path.join(self.folder, _DATA)
+
+    def look(self, leaves: Collection[str] | None = None) -> State:
+        """Look, without LMDB, at the pages as they are now; what has no faults LMDB may read.
+
+        :param leaves: databases whose leaf pages are looked at too; None for all of them.
+        :raises DamagedStore: what LMDB takes for the latest state cannot be read.
+        """
+        return self._look(self.read, leaves)
+
+    def _look(
+        self,
+        begin: Callable[[], AbstractContextManager[Transaction]],
+        leaves: Collection[str] | None,
+    ) -> State:
+        for _ in range(_ATTEMPTS):
+            with begin() as txn, PageFile(self.data) as file:
+                state = State.of(file, txn.id())
+                if state is not None:
+                    state.look(_NAMES, leaves)
+                    return state
+        raise self._damaged(NO_START)
+
+    def assure_whole(self) -> None:
+        """See that LMDB may read everything.
+
+        :raises DamagedStore: it would end the process, or not find all.
+        """
+        faults = self.look().faults
+        if faults:
+            raise self._damaged(faults[0])
+
+    def _assure_trees(self) -> None:
+        """See that LMDB finds its way: it ends the process where it does not."""
+        state = self._look(self._env.begin, _READ_AT_ONCE)
+        if state.faults:
+            raise self._damaged(state.faults[0])
 
     def _assure_length(self) -> None:
         """See that every page is there: reading beyond the end of the file kills the process.
@@ -159,12 +230,9 @@ class Environment:
         page = self._env.stat()["psize"]
         expected = (self._env.info()["last_pgno"] + 1) * page
         if self.bytes < expected - _UNWRITTEN * page:
-            raise StorageError(
-                f"store {self.folder} cannot be opened: {_DATA} is cut short, "
-                f"{self.bytes} of {expected} bytes are left"
-            )
+            raise self._damaged(f"{_DATA} is cut short: {self.bytes} of {expected} bytes are left")
         if self.bytes < expected:
-            descriptor = os.open(os.path.join(self.folder, _DATA), os.O_RDWR)
+            descriptor = os.open(self.data, os.O_RDWR)
             try:
                 os.posix_fallocate(descriptor, expected - 1, 1)
             finally:
@@ -178,15 +246,18 @@ class Environment:
         except lmdb.NotFoundError:
             raise StorageError(f"{self.folder} holds an LMDB database that is not negd's") from None
         with self._env.begin() as txn:
-            schema = _known_schema(self.folder, txn.get(b"schema", b"", db=meta).decode())
+            schema = _known_schema(self.folder, txn.get(b"schema", b"", db=meta))
         if schema < SCHEMA and self._read_only:
             raise OlderStore(
                 f"store {self.folder} is of schema {schema}, which an older negd wrote: "
                 f"'negctl compact --store lmdb:{self.folder}' upgrades it, and so does negd itself"
             )
-        return schema, Databases(
-            **{name: self._env.open_db(name.encode(), create=False) for name in _NAMES}
-        )
+        try:
+            return schema, Databases(
+                **{name: self._env.open_db(name.encode(), create=False) for name in _NAMES}
+            )
+        except lmdb.NotFoundError as error:
+            raise self._damaged(str(error)) from None
 
     def _create(self) -> Databases:
         """All databases in one transaction: a store is there or it is not."""
@@ -277,7 +348,7 @@ class Environment:
                 self._closed_for_readers = False
                 self._turn.notify_all()
 
-    def replace(self, make: Callable[[str], bool]) -> None:
+    def replace(self, make: Callable[[str], bool], keep: bool = False) -> str | None:
         """Put other data in the place of these, wholly or not at all, and open those.
 
         To be called by the thread that writes. Other processes go on reading the old data until
@@ -285,28 +356,21 @@ class Environment:
 
         :param make: called with a new folder, in which it leaves a closed environment; false has
             the old data stay.
+        :param keep: keep the old data file under another name.
+        :returns: the old file's new name.
         :raises StorageError: it failed, or there is no room. The store is as it was, and open.
         """
-        new = os.path.join(self.folder, _NEW)
-        free = shutil.disk_usage(self.folder).free
-        if free < self.bytes:
-            raise StorageError(
-                f"store {self.folder} cannot be made anew: that may take {self.bytes} bytes, and "
-                f"{free} are free"
-            )
-        with storage_errors(f"store {self.folder} cannot be made anew"):
-            os.mkdir(new)
-            try:
-                if make(new):
-                    with self._alone():
-                        self._env.close()
-                        try:
-                            _swap(new, self.folder)
-                        finally:
-                            self._open()
-                        self._made_at = self.last_transaction
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+        kept = None
+        with _new_folder(self.folder) as new:
+            if make(new):
+                with self._alone():
+                    self._env.close()
+                    try:
+                        kept = _swap(new, self.folder, keep)
+                    finally:
+                        self._open()
+                    self._made_at = self.last_transaction
+        return kept
 
     @property
     def is_untouched(self) -> bool:
@@ -321,7 +385,7 @@ class Environment:
     @property
     def bytes(self) -> int:
         """Size of the data file."""
-        return os.stat(os.path.join(self.folder, _DATA)).st_size
+        return os.stat(self.data).st_size
 
     def close(self) -> None:
         """Let go of the files; no transaction may be open."""
@@ -368,21 +432,73 @@ def _entrance(folder: str, operation: int = fcntl.LOCK_SH) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _swap(new: str, folder: str) -> None:
-    """Put the data of one folder in the place of another's."""
+@contextmanager
+def _new_folder(folder: str) -> Iterator[str]:
+    """A folder within a store's in which data are made that are to take the place of its own.
+
+    :raises StorageError: there is no room, or the body raised what LMDB or the system raises.
+    """
+    new = os.path.join(folder, _NEW)
+    with storage_errors(f"store {folder} cannot be made anew"):
+        free, needed = shutil.disk_usage(folder).free, os.stat(os.path.join(folder, _DATA)).st_size
+        if free < needed:
+            raise StorageError(
+                f"store {folder} cannot be made anew: that may take {needed} bytes, and "
+                f"{free} are free"
+            )
+        os.mkdir(new)
+        try:
+            yield new
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def replace_unopened(folder: str, make: Callable[[str, str], None]) -> str:
+    """Put other data in the place of a store's that cannot be opened.
+
+    :param make: called with the data file and a new folder, in which it leaves a closed
+        environment.
+    :returns: the name under which the old data file is kept.
+    :raises StorageError: it failed, or there is no room. The store is as it was.
+    """
+    lock = _lock(folder)
+    try:
+        shutil.rmtree(os.path.join(folder, _NEW), ignore_errors=True)
+        with _new_folder(folder) as new:
+            make(os.path.join(folder, _DATA), new)
+            return _swap(new, folder, keep=True) or ""
+    finally:
+        os.close(lock)
+
+
+def _swap(new: str, folder: str, keep: bool) -> str | None:
+    """Put the data of one folder in the place of another's; the name under which those are kept."""
+    old, kept = os.path.join(folder, _DATA), None
     with _entrance(folder, fcntl.LOCK_EX):
-        descriptor = os.open(os.path.join(new, _DATA), os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _sync_path(os.path.join(new, _DATA))
+        if keep:
+            kept = next(itertools.filterfalse(os.path.exists, _kept_names(folder)))
+            os.link(old, kept)
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, _READERS))
-        os.rename(os.path.join(new, _DATA), os.path.join(folder, _DATA))
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        os.rename(os.path.join(new, _DATA), old)
+        _sync_path(folder)
+    return kept
 
 
-def _known_schema(folder: str, text: str) -> int:
+def _kept_names(folder: str) -> Iterator[str]:
+    return (os.path.join(folder, _KEPT.format(number)) for number in itertools.count(1))
+
+
+def _sync_path(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _known_schema(folder: str, value: bytes) -> int:
+    """:raises StorageError: it is not."""
+    text = value.decode(errors="replace")
     if not text.isdecimal() or not 1 <= int(text) <= SCHEMA:
         raise StorageError(
             f"store {folder} is of schema {text or 'unknown'}; this negd reads schema {SCHEMA}"

@@ -9,19 +9,14 @@ the store is opened again.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
-
-import lmdb
+from contextlib import contextmanager
+from itertools import islice
 
 from negd.nostr.event import Event, InvalidEvent, decode
 from negd.nostr.packed import unpack
-from negd.storage.lmdb.environment import (
-    FIRST_MAP,
-    Environment,
-    Sync,
-)
+from negd.storage.lmdb.environment import FIRST_MAP, Environment, Sync
 from negd.storage.lmdb.postings import SERIAL
-from negd.storage.lmdb.shelf import LmdbShelf, last_serial
+from negd.storage.lmdb.shelf import LmdbShelf
 
 _PIECE = 5000
 """Events that are stored together."""
@@ -45,6 +40,8 @@ def rewrite(
 ) -> None:
     """Make the store anew, in the layout of now. Serials are other ones then.
 
+    LMDB reads all of it, so its pages must be whole: see :meth:`Environment.look`.
+
     :param progress: told (events done, events in all).
     :param without: serials of events to leave out; what cannot be decoded is left out anyway.
     :param if_smaller: leave the store as it is where that would not make it smaller.
@@ -52,67 +49,82 @@ def rewrite(
     """
 
     def make(folder: str) -> bool:
-        room = max(FIRST_MAP, _ROOM * environment.bytes)
-        target = Environment(folder, read_only=False, first_map=room, sync=Sync.NONE)
-        try:
-            _Copy(environment, target).run(progress, without)
+        with made_in(folder, environment.bytes) as target:
+            total = _copy_others(environment, target)
+            fill(target, _events(environment, without), total, progress)
             target.sync()
             return not if_smaller or target.bytes < environment.bytes
-        finally:
-            target.close()
 
     environment.replace(make)
 
 
-@dataclass(frozen=True)
-class _Copy:
-    source: Environment
-    target: Environment
+@contextmanager
+def made_in(folder: str, size: int) -> Iterator[Environment]:
+    """An empty store to be filled, which is not safe on the disk before its :meth:`sync`.
 
-    def run(self, progress: Callable[[int, int], None], without: Container[int]) -> None:
-        total, last = self._others()
-        done = 0
-        pieces = list(range(1, last + 1, _PIECE))
-        steps = [pieces] if total <= _AT_ONCE else [[begin] for begin in pieces]
-        for step in steps:
-            with self.target.write() as txn:
-                for begin in step:
-                    piece = list(self._events(begin, min(begin + _PIECE, last + 1)))
-                    events = [event for number, event in piece if event and number not in without]
-                    shelf = LmdbShelf(txn, self.target.databases)
-                    shelf.ingest(events, now=0)
-                    shelf.settle()
-                    done += len(piece)
-                    progress(done, total)
+    :param size: bytes of the file in whose place it is to come.
+    """
+    room = max(FIRST_MAP, _ROOM * size)
+    target = Environment(folder, read_only=False, first_map=room, sync=Sync.NONE)
+    try:
+        yield target
+    finally:
+        target.close()
 
-    def _others(self) -> tuple[int, int]:
-        """Copy what is no event; how many events there are, and the last serial."""
-        old = self.source.databases
-        with self.source.read() as source, self.target.write() as target:
-            for name in _COPIED:
-                values = list(source.cursor(getattr(old, name)))
-                target.cursor(getattr(self.target.databases, name)).putmulti(values, append=True)
-            return source.stat(old.events)["entries"], last_serial(source, old)
 
-    def _events(self, begin: int, end: int) -> Iterator[tuple[int, Event | None]]:
-        """Numbers and events; None for what cannot be read, after which LMDB wants a new start."""
-        width = 8 if self.source.schema == 1 else SERIAL
-        number = begin
-        while number < end:
-            try:
-                with self.source.read() as txn:
-                    while number < end:
-                        key = number.to_bytes(width, "big")
-                        value = txn.get(key, db=self.source.databases.events)
-                        if value is not None:
-                            yield number, self._decoded(value)
-                        number += 1
-            except lmdb.Error:
-                yield number, None
-                number += 1
+def fill(
+    target: Environment,
+    events: Iterator[Event | None],
+    total: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Store events again under the rules.
 
-    def _decoded(self, value: bytes) -> Event | None:
-        try:
-            return decode(value if self.source.schema == 1 else unpack(value))
-        except InvalidEvent:
-            return None
+    :param events: None stands for each that there is no more.
+    :param total: how many there will be.
+    :param progress: told (events done, events in all).
+    """
+    done = 0
+    while piece := list(islice(events, _PIECE)):
+        with target.write() as txn:
+            while piece:
+                shelf = LmdbShelf(txn, target.databases)
+                shelf.ingest([event for event in piece if event is not None], now=0)
+                shelf.settle()
+                done += len(piece)
+                progress(done, max(done, total))
+                piece = list(islice(events, _PIECE)) if total <= _AT_ONCE else []
+
+
+def _copy_others(source: Environment, target: Environment) -> int:
+    """Copy what is no event; how many events there are."""
+    with source.read() as old, target.write() as new:
+        for name in _COPIED:
+            values = sorted(old.cursor(getattr(source.databases, name)))
+            new.cursor(getattr(target.databases, name)).putmulti(values)
+        entries: int = old.stat(source.databases.events)["entries"]
+    return entries
+
+
+def _events(source: Environment, without: Container[int]) -> Iterator[Event | None]:
+    """All events, each read in a transaction that ends before the next piece is asked for."""
+    width = 8 if source.schema == 1 else SERIAL
+    begin = 0
+    while True:
+        with source.read() as txn:
+            cursor = txn.cursor(source.databases.events)
+            found = cursor.set_range(begin.to_bytes(width, "big"))
+            piece = list(islice(cursor, _PIECE)) if found else []
+        if not piece:
+            return
+        for key, value in piece:
+            number = int.from_bytes(key, "big")
+            yield None if number in without else _decoded(value, source.schema)
+        begin = number + 1
+
+
+def _decoded(value: bytes, schema: int) -> Event | None:
+    try:
+        return decode(value if schema == 1 else unpack(value))
+    except InvalidEvent:
+        return None

@@ -7,11 +7,13 @@ thread and a few reader threads do what may touch the disk.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+import lmdb
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -43,6 +45,7 @@ from negd.storage.lmdb.read_pool import ReadPool
 from negd.storage.lmdb.reader import Reader
 from negd.storage.lmdb.rewrite import rewrite
 from negd.storage.lmdb.roll import Roll
+from negd.storage.lmdb.salvage import salvage_folder, salvage_open
 from negd.storage.lmdb.shelf import LmdbShelf
 from negd.storage.lmdb.verify import Verification
 from negd.storage.lmdb.writer import Work, Writer
@@ -87,6 +90,21 @@ async def open_lmdb(
     return await LmdbStorage.open(argument, reactor, read_only, settings)
 
 
+async def salvage_lmdb(
+    argument: str, reactor: Any, progress: Callable[[int, int], None]
+) -> list[str]:
+    """See :meth:`negd.interfaces.IStoreFactory.salvage`; parameters as of :func:`open_lmdb`."""
+    pool = ReadPool(reactor, argument, 1)
+    try:
+        return await pool(salvage_folder, argument, _from_thread(reactor, progress))
+    finally:
+        await pool.stop()
+
+
+def _from_thread(reactor: Any, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    return partial(reactor.callFromThread, progress)
+
+
 @implementer(IStorage)
 class LmdbStorage:
     """An :class:`IStorage` in a folder. Use :meth:`open`."""
@@ -115,6 +133,7 @@ class LmdbStorage:
         :param first_map: bytes of address space to begin with.
         :param max_entries: ledger entries kept of one peer.
         :raises StorageError: it cannot be opened.
+        :raises DamagedStore: it cannot before it is salvaged.
         """
         sys.setswitchinterval(min(_SWITCH, sys.getswitchinterval()))
         sync = Sync.FULL if settings.durability == "fsync" else Sync.DATA
@@ -157,6 +176,7 @@ def _prepare(environment: Environment, standing: list[Filter]) -> Memory:
     """Upgrade a store where that is needed, and read what is kept in memory."""
     if environment.schema != SCHEMA:
         name, schemas = environment.folder, f"schema {environment.schema} to {SCHEMA}"
+        environment.assure_whole()
         log.warn("store {name}: upgrading from {schemas}", name=name, schemas=schemas)
         rewrite(environment, _upgrade_log(name))
         log.warn("store {name}: upgraded", name=name)
@@ -387,32 +407,54 @@ class LmdbStore:
         report = await verification.run()
         if not repair or not report.problems:
             return report
-        await self._alone(partial(self._rewrite, verification.broken))
-        return replace(report, repaired=verification.found)
+        notes = await self._alone(partial(self._repair, verification, progress))
+        return replace(report, repaired=verification.found, notes=notes)
 
-    async def compact(self) -> CompactReport:
+    async def compact(self, progress: Callable[[int, int], None]) -> CompactReport:
         """See :meth:`IEventStore.compact`. Writers wait, and readers as the files are exchanged.
 
         Other processes that read go on with the old file, which takes its room until they end.
         """
         before = self._environment.bytes
         if not self._environment.is_untouched:  # as after an upgrade
-            await self._alone(partial(self._rewrite, (), if_smaller=True))
+            told = _from_thread(self._clock, progress)
+            await self._alone(partial(self._compact, told))
         return CompactReport(before, self._environment.bytes)
 
     def _alone(self, work: Callable[[], T]) -> Deferred[T]:
         """Have something done while nothing is being written."""
         return self._refused() if self._writer is None else self._writer.submit_alone(work)
 
-    def _rewrite(self, without: Container[int], if_smaller: bool = False) -> None:
-        """In the writer's thread: make the store anew, and what is in memory of it.
+    # in the writer's thread
+
+    def _compact(self, progress: Callable[[int, int], None]) -> None:
+        self._environment.assure_whole()
+        with self._anew():
+            rewrite(self._environment, progress, if_smaller=True)
+
+    def _repair(self, found: Verification, progress: Callable[[int, int], None]) -> list[str]:
+        """Exactly where the pages are whole; else what can be saved. What is to be told of it."""
+        told = _from_thread(self._clock, progress)
+        with self._anew():
+            if not found.damaged:
+                try:
+                    rewrite(self._environment, told, found.broken)
+                    return []
+                except StorageError as error:
+                    if not isinstance(error.__cause__, lmdb.Error):
+                        raise
+            return salvage_open(self._environment, told)
+
+    @contextmanager
+    def _anew(self) -> Iterator[None]:
+        """While the store is made anew; then read what is in memory of it.
 
         Serials are other ones then, so that until the roll is made anew it must be empty.
         """
         assert self._roll is not None
         self._roll.take(Roll.EMPTY)
         try:
-            rewrite(self._environment, lambda done, total: None, without, if_smaller)
+            yield
         finally:
             memory = load(self._environment, list(self._live.sets))
             self._roll.take(memory.roll)

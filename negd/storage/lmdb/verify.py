@@ -1,7 +1,9 @@
 """Reading a whole LMDB store: ids, signatures, and indexes held against events both ways.
 
-In pieces, each in a short transaction of its own, so that it can run beside writers.  Where every
-event has its entries and no index has more of them than that, the entries need not be read.
+First without LMDB, which ends the process where a page is damaged: only if all pages are whole is
+it asked to read them.  Then in pieces, each in a short transaction of its own, so that it can run
+beside writers.  Where every event has its entries and no index has more of them than that, the
+entries need not be read.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
 
-import lmdb
 from twisted.internet.defer import Deferred, DeferredList
 
 from negd.errors import StorageError
@@ -46,7 +47,6 @@ class _Piece:
     broken: set[int] = field(default_factory=set)
     entries: Counter[str] = field(default_factory=Counter)
     following: int | None = None
-    unreadable: bool = False
 
 
 class Verification:
@@ -54,6 +54,7 @@ class Verification:
 
     :param progress: told (events read, events in all) in the reactor thread.
     :ivar broken: the serials of what is no valid event.
+    :ivar damaged: whether pages are damaged; nothing else was looked at then.
     :ivar found: how many problems were found, listed or not.
     """
 
@@ -70,13 +71,18 @@ class Verification:
         self._entries: Counter[str] = Counter()
         self._problems: list[str] = []
         self.broken: set[int] = set()
-        self._unreadable = False
+        self.damaged = False
         self.found = 0
 
     async def run(self) -> VerifyReport:
-        """Look at everything, as far as LMDB can read its own pages."""
+        """Look at everything, or at the pages only where some are damaged."""
         try:
-            await self._run()
+            state = await self._pool(self._environment.look)
+            if state.faults:
+                self.damaged, self._read = True, state.events
+                self._report(state.faults)
+            else:
+                await self._run()
         except StorageError as error:
             self._report([error.text])
         if self.found > len(self._problems):
@@ -94,7 +100,7 @@ class Verification:
             if not done:
                 result.raiseException()
         counts = await self._pool(self._count_entries)
-        if not self._unreadable and (self._problems or counts != self._entries):
+        if self._problems or counts != self._entries:
             await self._search_entries()
 
     def _count_entries(self) -> Counter[str]:
@@ -136,25 +142,17 @@ class Verification:
             self._read += piece.read
             self._entries += piece.entries
             self.broken |= piece.broken
-            self._unreadable |= piece.unreadable
             self._report(piece.problems)
             self._progress(self._read, max(self._read, self._total))
 
     def _check_events(self, begin: int, end: int) -> _Piece:
-        """One after another by its number: LMDB ends the process if it walks on to a bad page."""
         stop = min(end, begin + _PIECE)
         piece = _Piece(following=stop if stop < end else None)
-        number = begin
-        try:
-            with self._environment.read() as txn:
-                for number in range(begin, stop):
-                    packed = txn.get(serial_key(number), db=self._databases.events)
-                    if packed is not None:
-                        self._check_packed(txn, piece, number, packed)
-        except lmdb.Error as error:
-            piece.unreadable = True
-            piece.problems.append(f"events: number {number} cannot be read: {error}")
-            piece.following = number + 1 if number + 1 < end else None
+        with self._environment.read() as txn:
+            for number in range(begin, stop):
+                packed = txn.get(serial_key(number), db=self._databases.events)
+                if packed is not None:
+                    self._check_packed(txn, piece, number, packed)
         return piece
 
     def _check_packed(self, txn: Transaction, piece: _Piece, number: int, packed: bytes) -> None:

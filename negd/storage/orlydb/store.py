@@ -310,7 +310,7 @@ class OrlydbStore:
             progress(end, len(records))
         return VerifyReport(len(records), problems)
 
-    async def compact(self) -> CompactReport:
+    async def compact(self, progress: Callable[[int, int], None]) -> CompactReport:
         """See :meth:`IEventStore.compact`; the database does that itself."""
         size = (await self.statistics()).bytes
         return CompactReport(size, size)

@@ -342,7 +342,7 @@ class RedisStore:
         run = self.write if repair else self.server.run
         return await Verification(run, self._offload, progress, mending).run()
 
-    async def compact(self) -> CompactReport:
+    async def compact(self, progress: Callable[[int, int], None]) -> CompactReport:
         """See :meth:`IEventStore.compact`; the server rewrites its file itself."""
         size = (await self.statistics()).bytes
         return CompactReport(size, size)
