@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import count
 
 from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
@@ -35,6 +36,7 @@ class Contact:
         self.link = link
         self.dialogue = dialogue
         self._node = node
+        self._names = count(1)
         self._answered: str | None = None
         self._admitted = False
         self._has_waited = False
@@ -42,6 +44,13 @@ class Contact:
         self._asked_for_patience = ("", 0.0)
         # A plain dict is slow to find its first key where many before it were deleted.
         self._heard: OrderedDict[bytes, None] = OrderedDict()
+
+    def subscription_name(self) -> str:
+        """A name that this link has not had: what still comes for an earlier one is not mistaken.
+
+        Some relays take a few characters only (NIP-11, ``max_subid_length``).
+        """
+        return f"n{next(self._names)}"
 
     def close(self) -> None:
         """Close the link; what waits for the peer is told that it is lost."""

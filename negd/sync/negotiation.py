@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from itertools import count
 
 from negd.errors import NegdError, PeerError
 from negd.nostr.filter import Filter
@@ -72,7 +71,6 @@ class Negotiation:
         self.limit = limit
         self.frame = frame
         self._found = found
-        self._numbers = count(1)
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
         """Reconcile to the end, in windows of time where the peer finds the whole too large.
@@ -121,7 +119,7 @@ class Negotiation:
         return split(window, ours, self.limit, int(self._clock.seconds()))
 
     async def _reconcile(self, wanted: Filter, records: RecordSet) -> None:
-        name = f"negd-neg-{next(self._numbers)}"
+        name = self._peer.subscription_name()
         initiator = Initiator(records, self.frame)
         opening = await self._offload(initiator.initiate)
         with self._dialogue.negotiation(name) as box:

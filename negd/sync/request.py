@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 
 from negd.errors import PeerError
 from negd.interfaces import Fault
@@ -23,7 +22,7 @@ class Answer:
 
 
 class Requests:
-    """REQs to one peer, each under a name of its own.
+    """REQs to one peer.
 
     :param patience: seconds the peer may be silent before it has answered all.
     """
@@ -31,7 +30,6 @@ class Requests:
     def __init__(self, peer: Contact, patience: float) -> None:
         self._peer = peer
         self._patience = patience
-        self._numbers = count(1)
 
     async def ask(self, wanted: Filter, expected: Callable[[Event], bool], most: int) -> Answer:
         """What the peer sends until EOSE or CLOSED; nothing is left open.
@@ -40,7 +38,7 @@ class Requests:
         :param most: events that the peer may send beyond those.
         :raises PeerError: the peer fell silent, sends what it was not asked for, or is gone.
         """
-        name = f"negd-{next(self._numbers)}"
+        name = self._peer.subscription_name()
         events: dict[bytes, Event] = {}
         faults = self._peer.dialogue.faults
         superfluous = 0

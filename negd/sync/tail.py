@@ -22,8 +22,6 @@ from negd.sync.upload import Upload
 
 log = Logger()
 
-_SUBSCRIPTION = "negd-tail"
-
 _BACK = 60
 """Seconds before now that a tail begins: clocks differ, and events take a while to spread."""
 
@@ -80,8 +78,9 @@ class Tail:
 
     async def _pull(self) -> None:
         while True:
-            with self._peer.dialogue.subscription(_SUBSCRIPTION) as box:
-                self._peer.link.send(encode_request(_SUBSCRIPTION, [self._beginning()]))
+            name = self._peer.subscription_name()
+            with self._peer.dialogue.subscription(name) as box:
+                self._peer.link.send(encode_request(name, [self._beginning()]))
                 refusal = await self._read(box)
             if not await self._peer.admitted_after(refusal):
                 log.info("{url} ends the tail: {text}", url=self._peer.link.url, text=refusal)

@@ -145,7 +145,8 @@ def test_links_that_do_not_last_are_opened_ever_later(attending: Attend) -> None
 def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending: Attend) -> None:
     world = attending()
     tail = world.theirs.served[-1]
-    tail.send(b'["CLOSED","negd-tail","blocked: no subscriptions"]')
+    name = json.loads(world.dialer.links[0].sent[0])[1]
+    tail.send(b'["CLOSED","%s","blocked: no subscriptions"]' % name.encode())
     settle(world.clock)
     world.ours.hold(events[10:15])
     settle(world.clock)

@@ -279,7 +279,7 @@ def scripted(world: World, script: Callable[[list], Iterable[object]]) -> Deferr
     return done
 
 
-SUB = "negd-neg-1"
+SUB = "n1"
 
 
 @pytest.mark.parametrize(
@@ -616,6 +616,18 @@ def test_cancelling_on_a_link_that_stays_takes_back_what_was_asked() -> None:
     assert opened == {name for label, name in asked if label == "CLOSE"}
     assert labels(world).count("NEG-OPEN") == labels(world).count("NEG-CLOSE") == 1
     assert world.theirs.backend.sessions.sessions() == []
+    # An answer to what was taken back is none to what is asked next.
+    again = SyncRun(
+        world.ours.parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None
+    )
+    finished = Deferred.fromCoroutine(again.run(contact))
+    world.clock.pump([0.1] * 100)
+    assert finished.called
+    assert world.ours.held() == set(ids)
+    asked = [json.loads(text)[:2] for text in world.dialer.links[-1].sent]
+    names = [name for label, name in asked if label in ("REQ", "NEG-OPEN")]
+    assert len(names) == len(set(names))
+    assert max(map(len, names)) <= 5
     contact.close()
 
 
