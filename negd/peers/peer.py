@@ -19,7 +19,7 @@ from negd.peers.waits import until_next
 from negd.sync.budget import BudgetSpent, TurnOver
 from negd.sync.contact import Contact
 from negd.sync.node import Node
-from negd.sync.run import SyncRun
+from negd.sync.run import Reached, SyncRun
 
 log = Logger()
 
@@ -104,15 +104,16 @@ class Peer:
     async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
         before = self.state.status
         so_far = SyncProgress(self.url)
+        reached: Reached | None = None
         while True:
             await self._line.acquire()
             try:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
-                run = self._new_run(wanted, progress, so_far)
+                run = self._new_run(wanted, progress, so_far, reached)
                 return await self._see_through(run, before)
             except TurnOver:
-                so_far = run.progress
+                so_far, reached = run.progress, run.reached
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
             except CancelledError:
                 self.state = replace(self.state, status=before)
@@ -131,7 +132,11 @@ class Peer:
             self.state = replace(self.state, profile=profile)
 
     def _new_run(
-        self, wanted: Filter, progress: Callable[[SyncProgress], None], so_far: SyncProgress
+        self,
+        wanted: Filter,
+        progress: Callable[[SyncProgress], None],
+        so_far: SyncProgress,
+        reached: Reached | None,
     ) -> SyncRun:
         return SyncRun(
             self._node,
@@ -143,6 +148,7 @@ class Peer:
             progress,
             self.listing.budget,
             so_far,
+            reached,
         )
 
     async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:

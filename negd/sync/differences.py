@@ -42,6 +42,12 @@ class Line:
         self._allowance.give_back(len(ids))
         self.put(ids)
 
+    def take_back(self) -> list[bytes]:
+        """All that is left in line, whatever may be taken."""
+        left = list(self._line)
+        self._line.clear()
+        return left
+
     def finish(self) -> None:
         """Nothing new comes any more: takers get what is left, then nothing."""
         self._finished = True

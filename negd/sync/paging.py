@@ -45,6 +45,7 @@ class Paging:
     :param found: told of ids that we have and that we need, some thousand at a time; returns when
         there is room for more. It may raise BudgetSpent, which ends the paging.
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    :ivar until: the second that the next page begins at; all after it is found.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Paging:
         self._clock = node.clock
         self._found = found
         self._moved = moved
+        self.until = MAX_TIMESTAMP
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
         """Page to the end of what the peer shows.
@@ -73,6 +75,7 @@ class Paging:
         """
         since = wanted.since or 0
         until = MAX_TIMESTAMP if wanted.until is None else min(wanted.until, MAX_TIMESTAMP)
+        self.until = until
         left = wanted.limit
         listed: set[bytes] = set()
         while until >= since and left != 0:
@@ -91,7 +94,7 @@ class Paging:
             await self._settle(records.window(oldest + 1, until), listed)
             if oldest < until:
                 listed = {key for key, event in fresh.items() if event.created_at == oldest}
-            until = oldest
+            until = self.until = oldest
 
     async def _ask(self, wanted: Filter) -> Answer:
         """One page; asked for again where the peer wants patience, or to know who we are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from negd.errors import PeerError
@@ -38,6 +38,21 @@ _NOT_MOVED = ("explained", "unfetchable", "gone")
 _MOST_IN_LINE = 100_000
 """Differences found and not yet moved from which on none are looked for."""
 
+_MOST_CARRIED = 10_000
+"""Ids that wait to be sent while others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a turn has come whose peer shows pages, so that the next does not begin anew.
+
+    :ivar until: the second that the next page begins at.
+    :ivar left: ids found before, and not sent yet.
+    """
+
+    until: int
+    left: list[bytes]
+
 
 class SyncRun:
     """A sync: transfers start with the first differences, while reconciliation goes on.
@@ -46,6 +61,8 @@ class SyncRun:
     :param report: told of each round and each batch.
     :param budget: what the sync may cost.
     :param so_far: what earlier turns of the same sync have come to.
+    :param reached: where the turn before this one left off.
+    :ivar reached: where the next turn is to go on; None where it begins anew.
     :ivar profile: what was known of the peer's ways, and was learned of them since.
     """
 
@@ -60,6 +77,7 @@ class SyncRun:
         report: Callable[[SyncProgress], None],
         budget: Budget = UNLIMITED,
         so_far: SyncProgress | None = None,
+        reached: Reached | None = None,
     ) -> None:
         self._node = node = node.keeping_to(profile.document, budget.rate)
         self._url = url
@@ -74,6 +92,7 @@ class SyncRun:
         self._is_turn_over = False
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self._peer: Contact | None = None
+        self.reached = reached
         self.profile = profile
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
@@ -134,8 +153,11 @@ class SyncRun:
     def _end_of_turn(self) -> PeerError:
         if not self._is_turn_over:
             return BudgetSpent(self._budget.events)
-        # What has not been tried will be found again.
-        self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
+        if self.reached is not None and len(self._haves) <= _MOST_CARRIED:
+            self.reached = replace(self.reached, left=self._haves.take_back())
+        else:  # what has not been tried will be found again
+            self.reached = None
+            self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
         return TurnOver()
 
     def _arrivals(self, peer: Contact, moved: Callable[..., None]) -> Arrivals:
@@ -180,6 +202,7 @@ class SyncRun:
         if self._is_known_unable():
             await self._page(peer, records)
         else:
+            self.reached = None
             try:
                 await self._negotiate(peer, records)
             except NoReconciliation as refusal:
@@ -222,7 +245,15 @@ class SyncRun:
         arrivals = self._arrivals(peer, self._moved_by_page)
         taking = None if self._direction is Direction.UP else arrivals
         paging = Paging(peer, taking, self._ledger, node, self._paged, self._moved_by_page)
-        await paging.run(self._wanted, records)
+        wanted = self._wanted
+        if self.reached is not None:
+            self._haves.add(self.reached.left)
+            wanted = replace(wanted, until=self.reached.until)
+        try:
+            await paging.run(wanted, records)
+        finally:
+            if wanted.limit is None:
+                self.reached = Reached(paging.until, [])
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
         fetch = Fetch(
@@ -257,8 +288,9 @@ class SyncRun:
     async def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""
         needed = len(list(need))
-        self._moved(have=self._haves.add(have), need=needed)
+        self._moved(have=self._haves.add(have))
         self._hold_to_budget(needed)
+        self._moved(need=needed)
         await self._room(_MOST_IN_LINE)
 
     def _moved_by_page(self, **more: int) -> None:

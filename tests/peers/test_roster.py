@@ -23,7 +23,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
-from negd.testing.links import ScriptedPeer, drive, settle
+from negd.testing.links import ConversationPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
 
 alice = Signer(b"\x01" * 32)
@@ -302,3 +302,49 @@ def test_a_huge_peer_makes_room_for_small_ones_and_goes_on_after_them() -> None:
     assert [progress.complete for progress in told].count(True) == 1
     fetched = [progress.fetched for progress in told]
     assert fetched == sorted(fetched)
+
+
+class Unable(ConversationPeer):
+    """Their node, without NIP-77. :ivar pages: how many it was asked for."""
+
+    pages = 0
+
+    def received(self, text: bytes) -> None:
+        if text.startswith(b'["NEG-OPEN"'):
+            self.send(b'["NOTICE","unknown cmd"]')
+            return
+        Unable.pages += text.startswith(b'["REQ"')
+        super().received(text)
+
+
+def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("negd.sync.paging.PAGE", 20)
+    monkeypatch.setattr(Unable, "pages", 0)
+    world = World(SyncSettings(concurrent=1, turn=4))
+    world.dialer.latency = lambda: 1.0
+    world.dialer.peers[THEIRS] = lambda: Unable(world.theirs.backend)
+    small = MemoryNode("ws://small.example", world.dialer, world.clock)
+    many = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(600)]
+    world.theirs.hold(many[:400])
+    world.ours.hold(many[400:])
+    roster = world.ours.roster
+    told: list[SyncProgress] = []
+    first = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, told.append))
+    nothing = Filter.build(since=9000)
+    turns = 0
+    for _ in range(600):
+        if first.called:
+            break
+        # There is always somebody who waits.
+        other = Deferred.fromCoroutine(roster.sync(small.url, nothing, lambda _: None))
+        turns += 1
+        while not other.called:
+            world.clock.advance(0.5)
+    assert first.called
+    assert turns > 3
+    assert Unable.pages <= 400 // 20 + 3 * turns
+    assert world.ours.held() == world.theirs.held() == {event.id_bytes for event in many}
+    assert (told[-1].complete, told[-1].have, told[-1].sent) == (True, 200, 200)
+    assert (told[-1].need, told[-1].fetched, told[-1].already) == (400, 400, 0)
