@@ -13,11 +13,13 @@ from random import Random
 
 import lmdb
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from negd.errors import DamagedStore, StorageError
 from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue
 from negd.nostr.event import Event
 from negd.nostr.packed import pack
+from negd.settings import StoreSettings
 from negd.storage.lmdb.environment import Environment
 from negd.storage.lmdb.store import salvage_lmdb
 from negd.testing.events import sample_events
@@ -62,7 +64,7 @@ def folder(sound: Path, tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def flags_of(content: bytes, page: int) -> int:
+def flags_of(content: bytearray, page: int) -> int:
     flags: int = struct.unpack_from("=10xH", content, page * PAGE)[0]
     return flags
 
@@ -340,3 +342,37 @@ def test_what_cannot_be_opened_is_one_line(folder: Path, command: str) -> None:
         f"; 'negctl verify --repair --store lmdb:{folder}' saves what is left\n"
     )
     assert done.stderr.count("\n") == 1
+
+
+# --- a daemon -----------------------------------------------------------------------------------
+
+
+def lists_of_authors(content: bytearray, random: Random) -> set[int]:
+    """Leaf pages with public keys as keys: nothing that opening a store has to read."""
+    pages = range(2, len(content) // PAGE)
+    leaves = [n for n in pages if flags_of(content, n) == 2 and key_size(content, n) == 32]
+    return overwrite(content, leaves, random)
+
+
+def key_size(content: bytearray, page: int) -> int:
+    (begin,) = struct.unpack_from("=16xH", content, page * PAGE)
+    size: int = struct.unpack_from("=6xH", content, page * PAGE + begin)[0]
+    return size
+
+
+def test_after_a_crash_all_pages_are_looked_at_and_damage_is_logged(folder: Path) -> None:
+    damage(folder, lists_of_authors, 0)
+    for left, expected in ((b"", 0), (b"4711\n", 1)):
+        (folder / "negd.lock").write_bytes(left)
+        with capturedLogs() as told, opened(folder):
+            pass
+        lines = [formatEvent(event) or "" for event in told]
+        assert [f"store {folder} is damaged: page " in line for line in lines] == [True] * expected
+        assert (folder / "negd.lock").read_bytes() == b""
+
+
+def test_standing_filters_are_not_read_from_damaged_pages(folder: Path) -> None:
+    damage(folder, lists_of_authors, 0)
+    settings = StoreSettings(standing=({"authors": ["ab" * 32]},))
+    with pytest.raises(DamagedStore, match="of authors"), opened(folder, settings=settings):
+        pass

@@ -123,6 +123,7 @@ class Environment:
 
     :ivar databases: of the files that are open now; see :meth:`replace`.
     :ivar schema: of the store as it was found, which may be an older one.
+    :ivar was_left: whether the process that wrote last ended without closing the store.
     :param first_map: bytes; the map doubles whenever it is full.
     :param sync: how far a commit goes before it returns.
     :raises StorageError: the folder is not there, not ours, in use, of a newer schema; or of an
@@ -146,7 +147,10 @@ class Environment:
         self._readers = 0
         self._closed_for_readers = False
         self._made_at: int | None = None
-        self._lock = None if read_only else _lock(folder)
+        self.was_left = False
+        self._lock: int | None = None
+        if not read_only:
+            self._lock, self.was_left = _lock(folder)
         try:
             if not read_only:
                 shutil.rmtree(os.path.join(folder, _NEW), ignore_errors=True)
@@ -207,12 +211,13 @@ class Environment:
                     return state
         raise self._damaged(NO_START)
 
-    def assure_whole(self) -> None:
+    def assure_whole(self, leaves: Collection[str] | None = None) -> None:
         """See that LMDB may read everything.
 
+        :param leaves: databases that are to be read, where that is not all of them.
         :raises DamagedStore: it would end the process, or not find all.
         """
-        faults = self.look().faults
+        faults = self.look(leaves).faults
         if faults:
             raise self._damaged(faults[0])
 
@@ -394,12 +399,15 @@ class Environment:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = None
 
 
-def _lock(folder: str) -> int:
-    """Make the folder where it is missing and become its only writer."""
+def _lock(folder: str) -> tuple[int, bool]:
+    """Make the folder where it is missing and become its only writer.
+
+    :returns: what to unlock, and whether the writer before ended without doing so.
+    """
     with storage_errors(f"store {folder} cannot be opened"):
         os.makedirs(folder, exist_ok=True)
         descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
@@ -409,9 +417,15 @@ def _lock(folder: str) -> int:
         owner = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
         raise StorageError(f"store {folder} is in use by process {owner or 'unknown'}") from None
+    was_left = os.fstat(descriptor).st_size > 0
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
+    return descriptor, was_left
+
+
+def _unlock(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.close(descriptor)
 
 
 @contextmanager
@@ -461,14 +475,14 @@ def replace_unopened(folder: str, make: Callable[[str, str], None]) -> str:
     :returns: the name under which the old data file is kept.
     :raises StorageError: it failed, or there is no room. The store is as it was.
     """
-    lock = _lock(folder)
+    lock, _ = _lock(folder)
     try:
         shutil.rmtree(os.path.join(folder, _NEW), ignore_errors=True)
         with _new_folder(folder) as new:
             make(os.path.join(folder, _DATA), new)
             return _swap(new, folder, keep=True) or ""
     finally:
-        os.close(lock)
+        _unlock(lock)
 
 
 def _swap(new: str, folder: str, keep: bool) -> str | None:

@@ -17,6 +17,7 @@ import lmdb
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from negd.errors import ConfigError, StorageError
@@ -153,6 +154,8 @@ class LmdbStorage:
         events = LmdbStore(reactor, environment, pool, memory, expiry)
         if sync is Sync.DATA:
             events.sync_after(_SYNC)
+        if environment.was_left:
+            pool(environment.assure_whole).addErrback(_tell_damage)
 
         def read(work: Callable[[Transaction], Any]) -> Deferred[Any]:
             return pool(_in_transaction, environment, work)
@@ -165,6 +168,11 @@ class LmdbStorage:
         await self.events.stop()
         await self._pool.stop()
         self._environment.close()
+
+
+def _tell_damage(failure: Failure) -> None:
+    """LMDB may have ended the process before, and may end this one, without such words."""
+    log.error("{text}", text=failure.getErrorMessage())
 
 
 def _in_transaction(environment: Environment, work: Callable[[Transaction], Any]) -> Any:
@@ -180,6 +188,8 @@ def _prepare(environment: Environment, standing: list[Filter]) -> Memory:
         log.warn("store {name}: upgrading from {schemas}", name=name, schemas=schemas)
         rewrite(environment, _upgrade_log(name))
         log.warn("store {name}: upgraded", name=name)
+    if any(wanted.authors or wanted.tags for wanted in standing):
+        environment.assure_whole(("authors", "tags"))
     return load(environment, standing)
 
 
