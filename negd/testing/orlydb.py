@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event as Flag
 from threading import Lock
-from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
@@ -26,6 +25,7 @@ from negd.storage.orlydb.gen.orlydb.v1.service_pb2_grpc import (
     DatabaseServiceServicer,
     add_DatabaseServiceServicer_to_server,
 )
+from negd.testing.running import Running
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -217,7 +217,7 @@ def _filter_value(key: str, value: bytes) -> bytes:
     return _binary(value) if key.removeprefix("#") in ("e", "p") else value
 
 
-class FakeDatabase(DatabaseServiceServicer):
+class FakeDatabase(Running, DatabaseServiceServicer):
     """The service on a free loopback port, its contents in memory. A context manager.
 
     What it holds outlives :meth:`stop` and :meth:`start`.
@@ -257,18 +257,6 @@ class FakeDatabase(DatabaseServiceServicer):
             self._thawed.set()
 
     # --- life -----------------------------------------------------------------------------------
-
-    def __enter__(self) -> FakeDatabase:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Listen, again on the same port if it was stopped."""

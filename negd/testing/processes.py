@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 from urllib.request import urlopen
 
 from negd.control.client import ControlClient, ControlError
 from negd.nostr.event import Event
 from negd.testing.ports import free_port
+from negd.testing.running import Running
 
 START_WITHIN = 30.0
 """Seconds until a daemon must answer that it is ready."""
@@ -35,7 +35,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONFAULTHANDLER": "1"}
 
 
-class DaemonProcess:
+class DaemonProcess(Running):
     """One ``twistd -n negd`` that keeps its store and its log in a folder. A context manager.
 
     :param folder: where it runs; a relative store path starts here.
@@ -57,19 +57,6 @@ class DaemonProcess:
         self._listen = f"tcp:{port}:interface=127.0.0.1"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> DaemonProcess:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._process is not None:
-            self.stop()
 
     def start(self) -> None:
         """Start it and return when it is ready.

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
@@ -21,6 +20,7 @@ from twisted.internet.pollreactor import PollReactor
 from twisted.python.failure import Failure
 
 from negd.testing.ports import free_port
+from negd.testing.running import Running
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def find_server() -> str | None:
     return next((str(file.locate()) for file in files if file.name == "valkey-server"), None)
 
 
-class RedisServer:
+class RedisServer(Running):
     """A server that keeps an append-only file in a folder. A context manager.
 
     :param options: further command-line options, as ``--maxmemory 1mb``.
@@ -53,18 +53,6 @@ class RedisServer:
         self.folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> RedisServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     @property
     def store(self) -> str:
@@ -122,6 +110,10 @@ class RedisServer:
         """
         assert self._process is not None
         self._process.wait(START_WITHIN)
+
+    def stop(self) -> None:
+        """See :meth:`kill`."""
+        self.kill()
 
     def kill(self) -> None:
         """Send SIGKILL and see it gone; what it acknowledged is in its file."""

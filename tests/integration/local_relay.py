@@ -6,18 +6,17 @@ import asyncio
 import json
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from functools import cache
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
 from typing import Any, TypeVar
 
 import nostr_sdk as sdk
 
 from negd.nostr.event import Event
 from negd.testing.ports import free_port
+from negd.testing.running import Running
 
 ENOUGH = 1_000_000
 """A rate that no test reaches; the relay's own is 60 events a minute."""
@@ -40,7 +39,7 @@ def on_loop(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run_coroutine_threadsafe(work, _loop()).result(timeout=60)
 
 
-class LocalRelay(ABC):
+class LocalRelay(Running):
     """A relay over a database in a folder. A context manager.
 
     :param options: methods of ``LocalRelayBuilder`` that take a number, as ``max_filter_limit``;
@@ -53,26 +52,6 @@ class LocalRelay(ABC):
         port = free_port()
         self.url = f"ws://127.0.0.1:{port}"
         self.options = {"port": port, **options}
-
-    def __enter__(self) -> LocalRelay:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @abstractmethod
-    def start(self) -> None:
-        """Serve."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Serve no more."""
 
     def hold(self, events: Iterable[Event]) -> None:
         """Put events into its database."""
