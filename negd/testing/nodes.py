@@ -10,14 +10,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from negd.interfaces import ILeases, SyncProgress
+from negd.interfaces import Direction, ILeases, IPeerBook, PeerProfile, SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.peers.roster import Roster
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryStorage
+from negd.sync.budget import UNLIMITED, Budget
 from negd.sync.node import Node
 from negd.sync.offload import inline
+from negd.sync.run import SyncRun
 from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
 
 
@@ -78,6 +80,7 @@ class MemoryNode:
         return drive(self.clock, self.roster.sync(url, wanted, progress))
 
 
+_NOTHING_KNOWN = PeerProfile()
 OURS, THEIRS = "ws://ours.example", "ws://theirs.example"
 
 
@@ -96,6 +99,22 @@ class World:
         self.dialer = MemoryDialer({}, self.clock)
         self.ours = MemoryNode(OURS, self.dialer, self.clock, sync)
         self.theirs = MemoryNode(THEIRS, self.dialer, self.clock, sessions=sessions)
+
+    def run_of(
+        self,
+        url: str = THEIRS,
+        wanted: Filter = EVERYTHING,
+        direction: Direction = Direction.BOTH,
+        book: IPeerBook | None = None,
+        profile: PeerProfile = _NOTHING_KNOWN,
+        report: Callable[[SyncProgress], None] = lambda _: None,
+        budget: Budget = UNLIMITED,
+        so_far: SyncProgress | None = None,
+    ) -> SyncRun:
+        """A sync of ours, not begun."""
+        return SyncRun(
+            self.ours.parts, url, wanted, direction, book, profile, report, budget, so_far
+        )
 
 
 def failure_of(done: Deferred[Any]) -> Exception:

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from negd.errors import PeerError
 from negd.interfaces import Direction, LedgerEntry, PeerProfile, Residue, SyncProgress
-from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.budget import Allowance, Budget, BudgetSpent
 from negd.sync.hints import paced
-from negd.sync.run import SyncRun
 from negd.testing.links import drive
 from negd.testing.nodes import THEIRS, World
 
@@ -34,16 +32,7 @@ def sync(
     profile: PeerProfile = PeerProfile(),  # noqa: B008
 ) -> SyncProgress:
     """One sync; its last progress says whether it was complete."""
-    run = SyncRun(
-        world.ours.parts,
-        THEIRS,
-        EVERYTHING,
-        direction,
-        book,
-        profile,
-        lambda _: None,
-        Budget(0, most),
-    )
+    run = world.run_of(direction=direction, book=book, profile=profile, budget=Budget(0, most))
     try:
         return drive(world.clock, run.run())
     except BudgetSpent as spent:
@@ -174,17 +163,7 @@ def test_turns_of_one_sync_share_its_budget() -> None:
     world = World()
     world.theirs.hold(events[:100])
     earlier = SyncProgress(THEIRS, fetched=30, sent=10, refused=5, reasons={"no": 5})
-    run = SyncRun(
-        world.ours.parts,
-        THEIRS,
-        EVERYTHING,
-        Direction.DOWN,
-        None,
-        PeerProfile(),
-        lambda _: None,
-        Budget(events=60),
-        earlier,
-    )
+    run = world.run_of(direction=Direction.DOWN, budget=Budget(events=60), so_far=earlier)
     with pytest.raises(BudgetSpent):
         drive(world.clock, run.run())
     assert (run.moved, run.progress.fetched, run.progress.reasons) == (15, 45, {"no": 5})

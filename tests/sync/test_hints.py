@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from negd.interfaces import Direction, PeerProfile
+from negd.interfaces import PeerProfile
 from negd.nostr.document import RelayDocument
-from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
 from negd.sync.hints import suited
@@ -26,8 +25,7 @@ OURS = SyncSettings()
 
 def run_of(world: World, document: RelayDocument) -> SyncRun:
     profile = PeerProfile(document=document)
-    parts = world.ours.parts
-    return SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    return world.run_of(profile=profile)
 
 
 def test_no_word_and_an_empty_word_change_nothing() -> None:

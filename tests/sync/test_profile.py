@@ -11,14 +11,13 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from negd.errors import PeerError
-from negd.interfaces import Direction, PeerProfile, Residue
+from negd.interfaces import PeerProfile, Residue
 from negd.nostr.event import Event
-from negd.nostr.filter import EVERYTHING
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
-from negd.sync.run import DOUBT, SyncRun
+from negd.sync.run import DOUBT
 from negd.testing.links import PeerEnd, ScriptedPeer, drive
 from negd.testing.nodes import THEIRS, World
 
@@ -74,8 +73,7 @@ class Bent(ScriptedPeer):
 
 def sync(world: World, peer: Bent, profile: PeerProfile) -> PeerProfile:
     world.dialer.peers[THEIRS] = lambda: peer
-    parts = world.ours.parts
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    run = world.run_of(profile=profile)
     assert drive(world.clock, run.run()).complete
     return run.profile
 
@@ -83,8 +81,7 @@ def sync(world: World, peer: Bent, profile: PeerProfile) -> PeerProfile:
 def sync_for(world: World, peer: Bent, profile: PeerProfile, seconds: int = 20) -> PeerProfile:
     """As :func:`sync`, while time passes."""
     world.dialer.peers[THEIRS] = lambda: peer
-    parts = world.ours.parts
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    run = world.run_of(profile=profile)
     done = Deferred.fromCoroutine(run.run())
     for _ in range(seconds):
         world.clock.pump([0] * 200)
@@ -162,9 +159,8 @@ def test_a_peer_that_takes_few_requests_at_once_gets_fewer() -> None:
         return None
 
     peer = Bent(world, answer)
-    parts = world.ours.parts
     world.dialer.peers[THEIRS] = lambda: peer
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None)
+    run = world.run_of()
     done = Deferred.fromCoroutine(run.run())
     for _ in range(20):
         world.clock.pump([0] * 200)
@@ -248,8 +244,7 @@ def test_a_link_lost_over_a_large_frame_is_tried_with_smaller_ones_next_time() -
 
     peer = Bent(world, drop)
     world.dialer.peers[THEIRS] = lambda: peer
-    parts = world.ours.parts
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None)
+    run = world.run_of()
     with pytest.raises(PeerError, match="1009"):
         drive(world.clock, run.run())
     assert run.profile.frame_limit == 30_000
@@ -288,11 +283,8 @@ def test_what_a_peer_keeps_from_strangers_is_explained_so() -> None:
         return None
 
     world.dialer.peers[THEIRS] = lambda: Bent(world, guard)
-    parts = world.ours.parts
     for explained in (0, 9):
-        run = SyncRun(
-            parts, THEIRS, EVERYTHING, Direction.BOTH, book, PeerProfile(), lambda _: None
-        )
+        run = world.run_of(book=book)
         done = Deferred.fromCoroutine(run.run())
         for _ in range(5):
             world.clock.pump([0] * 50)
@@ -339,8 +331,7 @@ def test_a_peer_that_takes_nothing_for_minutes_is_left_alone_and_quoted() -> Non
         return ["OK", message[1]["id"], False, "rate-limited: come back tomorrow"]
 
     world.dialer.peers[THEIRS] = lambda: Bent(world, full)
-    parts, profile = world.ours.parts, PeerProfile()
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, book, profile, lambda _: None)
+    run = world.run_of(book=book)
     done = Deferred.fromCoroutine(run.run())
     for _ in range(240):
         world.clock.pump([0] * 50)
@@ -365,8 +356,7 @@ def test_an_event_that_is_put_off_does_not_wait_for_ever_while_others_are_taken(
         return None
 
     world.dialer.peers[THEIRS] = lambda: Bent(world, partial)
-    parts, profile = world.ours.parts, PeerProfile()
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    run = world.run_of()
     done = Deferred.fromCoroutine(run.run())
     for _ in range(400):
         world.clock.pump([0] * 100)
@@ -406,14 +396,14 @@ def test_faults_are_counted_once_and_bounded_over_all_syncs_of_a_link() -> None:
 
     peer = Bent(world, sloppy)
     world.dialer.peers[THEIRS] = lambda: peer
-    parts, profile = world.ours.parts, PeerProfile()
-    contact = drive(world.clock, get_in_touch(parts, THEIRS))
+    profile = PeerProfile()
+    contact = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
     for total in (40, 80):
-        run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+        run = world.run_of(profile=profile)
         drive(world.clock, run.run(contact))
         profile = run.profile
         assert profile.faults == {"unreadable": total}
-    run = SyncRun(parts, THEIRS, EVERYTHING, Direction.BOTH, None, profile, lambda _: None)
+    run = world.run_of(profile=profile)
     with pytest.raises(PeerError, match="cannot be read"):
         drive(world.clock, run.run(contact))
     contact.close()

@@ -22,7 +22,6 @@ from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
-from negd.sync.run import SyncRun
 from negd.testing.links import MemoryDialer, MemoryPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
 
@@ -43,7 +42,7 @@ def run(
     profile: PeerProfile = PeerProfile(),  # noqa: B008
 ) -> SyncProgress:
     """A sync of ours to its end."""
-    sync = SyncRun(world.ours.parts, url, wanted, direction, book, profile, lambda _: None)
+    sync = world.run_of(url, wanted=wanted, direction=direction, book=book, profile=profile)
     return drive(world.clock, sync.run())
 
 
@@ -51,7 +50,7 @@ def start(
     world: World, url: str = THEIRS, report: Callable[[SyncProgress], None] = lambda _: None
 ) -> Deferred[SyncProgress]:
     """A sync of ours that is only begun."""
-    sync = SyncRun(world.ours.parts, url, EVERYTHING, Direction.BOTH, None, PeerProfile(), report)
+    sync = world.run_of(url, report=report)
     return Deferred.fromCoroutine(sync.run())
 
 
@@ -602,9 +601,7 @@ def test_cancelling_on_a_link_that_stays_takes_back_what_was_asked() -> None:
     world.theirs.hold(events)
     world.dialer.latency = lambda: 0.1
     contact = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
-    sync = SyncRun(
-        world.ours.parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None
-    )
+    sync = world.run_of()
     running = Deferred.fromCoroutine(sync.run(contact))
     while "REQ" not in labels(world):
         world.clock.advance(0.1)
@@ -617,9 +614,7 @@ def test_cancelling_on_a_link_that_stays_takes_back_what_was_asked() -> None:
     assert labels(world).count("NEG-OPEN") == labels(world).count("NEG-CLOSE") == 1
     assert world.theirs.backend.sessions.sessions() == []
     # An answer to what was taken back is none to what is asked next.
-    again = SyncRun(
-        world.ours.parts, THEIRS, EVERYTHING, Direction.BOTH, None, PeerProfile(), lambda _: None
-    )
+    again = world.run_of()
     finished = Deferred.fromCoroutine(again.run(contact))
     world.clock.pump([0.1] * 100)
     assert finished.called
@@ -655,9 +650,7 @@ def test_differences_wait_for_transfers_in_bounded_memory(monkeypatch: pytest.Mo
     world.dialer.latency = lambda: 1.0
     world.theirs.hold(events)
     longest = 0
-    sync = SyncRun(
-        world.ours.parts, THEIRS, EVERYTHING, Direction.DOWN, None, PeerProfile(), lambda _: None
-    )
+    sync = world.run_of(direction=Direction.DOWN)
     done = Deferred.fromCoroutine(sync.run())
     while not done.called:
         world.clock.advance(1)
@@ -679,15 +672,7 @@ def test_what_pages_lack_waits_to_be_sent_in_bounded_memory(
     world.ours.hold(events)
     longest = 0
     unable = PeerProfile(nip77=False, found_at=world.clock.seconds())
-    sync = SyncRun(
-        world.ours.parts,
-        "ws://odd.example",
-        EVERYTHING,
-        Direction.BOTH,
-        None,
-        unable,
-        lambda _: None,
-    )
+    sync = world.run_of("ws://odd.example", profile=unable)
     done = Deferred.fromCoroutine(sync.run())
     while not done.called:
         world.clock.advance(1)
@@ -760,9 +745,7 @@ def test_a_reconciliation_held_up_for_long_begins_anew(monkeypatch: pytest.Monke
     )
     world.dialer.latency = lambda: 5.0
     world.theirs.hold(events)
-    sync = SyncRun(
-        world.ours.parts, THEIRS, EVERYTHING, Direction.DOWN, None, PeerProfile(), lambda _: None
-    )
+    sync = world.run_of(direction=Direction.DOWN)
     done = Deferred.fromCoroutine(sync.run())
     for _ in range(2000):
         world.clock.advance(1)
