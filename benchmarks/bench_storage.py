@@ -124,7 +124,7 @@ class Memory(Thread):
         self._ended = Flag()
 
     def run(self) -> None:
-        while not self._ended.wait(0.1):
+        while not self._ended.wait(0.5):
             self.peak = max(self.peak, memory_of(self._process))
 
     def stop(self) -> int:

@@ -180,6 +180,7 @@ class House:
         control.startService()
         undoing.push("control", control.stopService)
         undoing.push("peers", roster.stop)
+        checkers.start()
         await roster.start([listing_of(peer) for peer in settings.peer])
         self._is_open = True
         # What is there now stays: looking through it for garbage held up the reactor for 70 ms.

@@ -78,6 +78,7 @@ async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report
     """
     gc.freeze()  # the modules stay: looking through them for garbage takes a tenth of the time
     checkers = Checkers(reactor)
+    checkers.start()
     reader, total = LineReader(file), _size(file)
     pipeline = _Pipeline(store, checkers, report, lambda: report.show(reader.read, total))
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from negd.nostr.filing import Filing, filing_of
@@ -93,6 +93,14 @@ class CheckersTests(TestCase):
 
     async def test_many_are_judged_in_order_by_several_processes(self) -> None:
         checkers = await self.at_work(2)
+        self.assertEqual(await checkers(MIXED), CHECKED)
+        self.assertEqual(len(self.started), 2)
+
+    async def test_processes_may_be_started_before_there_is_work(self) -> None:
+        checkers = self.checkers(2)
+        checkers.start()
+        while checkers.idle < 2:
+            await deferLater(reactor, 0.01)
         self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 2)
 
