@@ -131,7 +131,7 @@ class PageFile:
         """That at which most of the first pages have their own numbers on them."""
 
         def fitting(size: int) -> int:
-            pages = range(METAS, min(self._bytes // size, 2000))
+            pages = range(METAS, min(self._bytes // size, 300))
             heads = (os.pread(self._file, 8, number * size) for number in pages)
             return sum(head == _NUMBER.pack(page) for page, head in zip(pages, heads, strict=True))
 
