@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from random import Random
 
 from twisted.internet.defer import (
@@ -25,6 +26,7 @@ from negd.interfaces import (
     LedgerEntry,
     PeerDescription,
     PeerState,
+    PeerStatus,
     SyncProgress,
 )
 from negd.nostr.filter import Filter
@@ -129,7 +131,7 @@ class Roster:
             if held is None:
                 held = await self._enlist(listing)
             elif not held.listed:
-                await self._book.put(listing.url, held.state)
+                await self._book.put(listing.url, replace(held.state, status=PeerStatus.IDLE))
                 held.listed = True
                 self._attend(held)
             if self._tenancy is not None:

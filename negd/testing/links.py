@@ -6,6 +6,7 @@ still runs.  :func:`drive` turns a :class:`~twisted.internet.task.Clock` until a
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -293,6 +294,35 @@ class ConversationPeer:
     def abort(self, reason: str) -> None:
         """See :meth:`IChannel.abort`."""
         self._end.close(reason)
+
+
+class PagedPeer(ConversationPeer):
+    """As :class:`ConversationPeer`, without NIP-77: who wants all of it reads it page by page.
+
+    :ivar largest: events that it shows at a time.
+    :ivar asked: how many REQs it was sent.
+    """
+
+    largest = 20
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.asked = 0
+
+    def received(self, text: bytes) -> None:
+        """See :meth:`MemoryPeer.received`."""
+        label, name, *rest = json.loads(text)
+        if label == "NEG-OPEN":
+            self.send(b'["NOTICE","ERROR: bad msg: unknown cmd"]')
+            return
+        if label == "REQ":
+            self.asked += 1
+            limits = [{**wanted, "limit": self._most(wanted)} for wanted in rest]
+            text = json.dumps([label, name, *limits]).encode()
+        super().received(text)
+
+    def _most(self, wanted: dict[str, Any]) -> int:
+        return min(self.largest, int(wanted.get("limit", self.largest)))
 
 
 def _turn(clock: IReactorTime) -> Deferred[None]:

@@ -21,11 +21,13 @@ from negd.sync.node import Node
 from negd.sync.offload import inline
 from negd.sync.run import SyncRun
 from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
+from negd.websocket.conversation import Backend
 
 
 class MemoryNode:
     """A node with a memory store: it serves links, and syncs with others of the same dialer.
 
+    :param link: makes the far end of a link to it.
     :ivar served: every link served, in order.
     """
 
@@ -38,8 +40,10 @@ class MemoryNode:
         sessions: SessionSettings | None = None,
         storage: MemoryStorage | None = None,
         leases: ILeases | None = None,
+        link: Callable[[Backend], ConversationPeer] = ConversationPeer,
     ) -> None:
         self.url = url
+        self._link = link
         self.clock = clock
         self.storage = storage or MemoryStorage(clock)
         self.backend = memory_backend(clock, store=self.storage.events, sessions=sessions)
@@ -57,7 +61,7 @@ class MemoryNode:
 
     def serve(self) -> ConversationPeer:
         """A new link's far end."""
-        link = ConversationPeer(self.backend)
+        link = self._link(self.backend)
         self.served.append(link)
         return link
 

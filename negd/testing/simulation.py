@@ -1,7 +1,8 @@
 """Networks of nodes under one clock, with faults drawn from a seed: do they become equal?
 
-Real sync code over in-memory links that take time: 2 to 20 nodes, writers on all of them, links
-cut, networks parted, nodes that crash and come back.  After that, quiet; then every difference
+Real sync code over in-memory links that take time: 2 to 20 nodes, some of them without NIP-77,
+writers on all of them, links cut, networks parted, nodes that crash and come back.  After that,
+quiet; then every difference
 between two peers must be explained by a ledger.
 
 ``python -m negd.testing.simulation 1000`` runs the seeds 0 to 999.
@@ -23,7 +24,7 @@ from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
 from negd.storage.memory import MemoryStorage
-from negd.testing.links import MemoryDialer
+from negd.testing.links import ConversationPeer, MemoryDialer, PagedPeer
 from negd.testing.nodes import MemoryNode
 
 START = 1_700_000_000
@@ -38,9 +39,15 @@ _AUTHORS = [Signer(bytes([n]) * 32) for n in range(1, 5)]
 
 
 class Place:
-    """A node's machine: its disk lasts, its process comes and goes."""
+    """A node's machine: its disk lasts, its process comes and goes.
 
-    def __init__(self, name: str, clock: Clock, latency: Callable[[], float]) -> None:
+    :param reconciles: whether it serves NIP-77.
+    """
+
+    def __init__(
+        self, name: str, clock: Clock, latency: Callable[[], float], reconciles: bool
+    ) -> None:
+        self._link = ConversationPeer if reconciles else PagedPeer
         self.url = f"ws://{name}.example"
         self.listings: list[Listing] = []
         self._clock = clock
@@ -50,7 +57,9 @@ class Place:
 
     def boot(self) -> None:
         """Start the node on what its disk holds."""
-        self.node = MemoryNode(self.url, self._dialer, self._clock, _SYNC, storage=self._disk)
+        self.node = MemoryNode(
+            self.url, self._dialer, self._clock, _SYNC, storage=self._disk, link=self._link
+        )
         Deferred.fromCoroutine(self.node.roster.start(self.listings))
 
     def crash(self) -> None:
@@ -93,7 +102,10 @@ class Simulation:
         self.clock = Clock()
         self.clock.advance(START)
         count = 2 + int(19 * self.random.random() ** 3)
-        self.places = [Place(f"n{n}", self.clock, self._latency) for n in range(count)]
+        self.places = [
+            Place(f"n{n}", self.clock, self._latency, self.random.random() < 0.8)
+            for n in range(count)
+        ]
         self.groups = [0] * count
         self.written: list[Event] = []
         self._connect()

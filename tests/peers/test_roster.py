@@ -23,7 +23,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
-from negd.testing.links import ConversationPeer, ScriptedPeer, drive, settle
+from negd.testing.links import PagedPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
 
 alice = Signer(b"\x01" * 32)
@@ -211,6 +211,11 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
     described = drive(world.clock, roster.describe(THEIRS, 1))
     assert (described.listed, described.state.status.value) == (False, "syncing")
+    # What is written must not say so after a restart.
+    added = Deferred.fromCoroutine(roster.add(THEIRS))
+    assert added.called
+    (written,) = drive(world.clock, world.ours.storage.book.peers()).values()
+    assert written.status.value == "idle"
     settle(world.clock)
     assert running.called
 
@@ -304,27 +309,16 @@ def test_a_huge_peer_makes_room_for_small_ones_and_goes_on_after_them() -> None:
     assert fetched == sorted(fetched)
 
 
-class Unable(ConversationPeer):
-    """Their node, without NIP-77. :ivar pages: how many it was asked for."""
-
-    pages = 0
-
-    def received(self, text: bytes) -> None:
-        if text.startswith(b'["NEG-OPEN"'):
-            self.send(b'["NOTICE","unknown cmd"]')
-            return
-        Unable.pages += text.startswith(b'["REQ"')
-        super().received(text)
-
-
-def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("negd.sync.paging.PAGE", 20)
-    monkeypatch.setattr(Unable, "pages", 0)
+def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended() -> None:
     world = World(SyncSettings(concurrent=1, turn=4))
     world.dialer.latency = lambda: 1.0
-    world.dialer.peers[THEIRS] = lambda: Unable(world.theirs.backend)
+    links: list[PagedPeer] = []
+
+    def link() -> PagedPeer:
+        links.append(PagedPeer(world.theirs.backend))
+        return links[-1]
+
+    world.dialer.peers[THEIRS] = link
     small = MemoryNode("ws://small.example", world.dialer, world.clock)
     many = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(600)]
     world.theirs.hold(many[:400])
@@ -344,7 +338,7 @@ def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended(
             world.clock.advance(0.5)
     assert first.called
     assert turns > 3
-    assert Unable.pages <= 400 // 20 + 3 * turns
+    assert sum(link.asked for link in links) <= 400 // 20 + 3 * turns
     assert world.ours.held() == world.theirs.held() == {event.id_bytes for event in many}
     assert (told[-1].complete, told[-1].have, told[-1].sent) == (True, 200, 200)
     assert (told[-1].need, told[-1].fetched, told[-1].already) == (400, 400, 0)
