@@ -376,3 +376,20 @@ def test_standing_filters_are_not_read_from_damaged_pages(folder: Path) -> None:
     settings = StoreSettings(standing=({"authors": ["ab" * 32]},))
     with pytest.raises(DamagedStore, match="of authors"), opened(folder, settings=settings):
         pass
+
+
+def test_what_is_noted_of_peers_and_cannot_be_read_is_found_and_left_out(folder: Path) -> None:
+    with lmdb.open(str(folder), max_dbs=20) as environment:
+        for name in ("peers", "residues", "ledger"):
+            database = environment.open_db(name.encode(), create=False)
+            with environment.begin(write=True) as txn:
+                txn.put(b"k" * (48 if name == "ledger" else 16), b'{"url":\xff', db=database)
+    with opened(folder) as stand:
+        assert [problem.split(":")[0] for problem in stand.repair().problems] == [
+            "peers",
+            "residues",
+            "ledger",
+        ]
+        stand.assert_sound()
+        assert stand.wait(stand.book.peers()) == {URL: PeerState(last_sync=7)}
+        assert stand.wait(stand.book.ledger(URL, list(ENTRIES))) == ENTRIES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -14,10 +15,14 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from negd.interfaces import IPeerBook, LedgerEntry, PeerState, Residue
+from negd.nostr.event import DECODE_ERRORS
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.environment import Database, Databases, Environment, Transaction
 from negd.storage.lmdb.shelf import LmdbShelf
 from negd.storage.lmdb.writer import Work
+
+BOOK = ("peers", "residues", "ledger", "ledger_due")
+"""The databases that are written here."""
 
 _KEY_SIZE = 16
 
@@ -31,7 +36,20 @@ class _Peer:
 _peer = msgspec.json.Decoder(_Peer)
 _entry = msgspec.json.Decoder(LedgerEntry)
 _counts = msgspec.json.Decoder(dict[Residue, int])
+_VALUES: dict[str, msgspec.json.Decoder[Any]] = {"residues": _counts, "ledger": _entry}
+_KEYS = {"residues": _KEY_SIZE, "ledger": _KEY_SIZE + 32, "ledger_due": _KEY_SIZE + 8 + 32}
 _encode = msgspec.json.Encoder().encode
+
+
+def is_readable(name: str, key: bytes, value: bytes) -> bool:
+    """Whether an entry of one of the book's databases is as :class:`LmdbBook` writes it."""
+    with suppress(*DECODE_ERRORS):
+        if name == "peers":
+            return key == _url_key(_peer.decode(value).url)
+        if name in _VALUES:
+            _VALUES[name].decode(value)
+        return len(key) == _KEYS[name]
+    return False
 
 
 @implementer(IPeerBook)

@@ -188,7 +188,7 @@ class Environment:
     @property
     def data(self) -> str:
         """The data file."""
-        return os.path.join(self.folder, _DATA)
+        return data_file(self.folder)
 
     def look(self, leaves: Collection[str] | None = None) -> State:
         """Look, without LMDB, at the pages as they are now; what has no faults LMDB may read.
@@ -454,7 +454,7 @@ def _new_folder(folder: str) -> Iterator[str]:
     """
     new = os.path.join(folder, _NEW)
     with storage_errors(f"store {folder} cannot be made anew"):
-        free, needed = shutil.disk_usage(folder).free, os.stat(os.path.join(folder, _DATA)).st_size
+        free, needed = shutil.disk_usage(folder).free, os.stat(data_file(folder)).st_size
         if free < needed:
             raise StorageError(
                 f"store {folder} cannot be made anew: that may take {needed} bytes, and "
@@ -467,35 +467,36 @@ def _new_folder(folder: str) -> Iterator[str]:
             shutil.rmtree(new, ignore_errors=True)
 
 
-def replace_unopened(folder: str, make: Callable[[str, str], None]) -> str:
-    """Put other data in the place of a store's that cannot be opened.
+def data_file(folder: str) -> str:
+    """The data file of a store."""
+    return os.path.join(folder, _DATA)
 
-    :param make: called with the data file and a new folder, in which it leaves a closed
-        environment.
-    :returns: the name under which the old data file is kept.
+
+def replace_unopened(folder: str, make: Callable[[str], bool]) -> str | None:
+    """As :meth:`Environment.replace`, of a store that cannot be opened; the old file is kept.
+
     :raises StorageError: it failed, or there is no room. The store is as it was.
     """
     lock, _ = _lock(folder)
     try:
         shutil.rmtree(os.path.join(folder, _NEW), ignore_errors=True)
         with _new_folder(folder) as new:
-            make(os.path.join(folder, _DATA), new)
-            return _swap(new, folder, keep=True) or ""
+            return _swap(new, folder, keep=True) if make(new) else None
     finally:
         _unlock(lock)
 
 
 def _swap(new: str, folder: str, keep: bool) -> str | None:
     """Put the data of one folder in the place of another's; the name under which those are kept."""
-    old, kept = os.path.join(folder, _DATA), None
+    old, kept = data_file(folder), None
     with _entrance(folder, fcntl.LOCK_EX):
-        _sync_path(os.path.join(new, _DATA))
+        _sync_path(data_file(new))
         if keep:
             kept = next(itertools.filterfalse(os.path.exists, _kept_names(folder)))
             os.link(old, kept)
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, _READERS))
-        os.rename(os.path.join(new, _DATA), old)
+        os.rename(data_file(new), old)
         _sync_path(folder)
     return kept
 
@@ -521,7 +522,7 @@ def _known_schema(folder: str, value: bytes) -> int:
 
 
 def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Environment:
-    if read_only and not os.path.exists(os.path.join(folder, _DATA)):
+    if read_only and not os.path.exists(data_file(folder)):
         raise StorageError(f"there is no store in {folder}")
     return lmdb.open(
         folder,

@@ -14,6 +14,7 @@ from itertools import islice
 
 from negd.nostr.event import Event, InvalidEvent, decode
 from negd.nostr.packed import unpack
+from negd.storage.lmdb.book import BOOK, is_readable
 from negd.storage.lmdb.environment import FIRST_MAP, Environment, Sync
 from negd.storage.lmdb.postings import SERIAL
 from negd.storage.lmdb.shelf import LmdbShelf
@@ -25,7 +26,7 @@ _AT_ONCE = 200_000
 """Events up to which a store is written in one transaction, which leaves no pages unused and takes
 some 200 MB of memory; larger ones get a transaction for every piece."""
 
-_COPIED = ("deleted_ids", "deleted_addresses", "peers", "residues", "ledger", "ledger_due")
+_COPIED = ("deleted_ids", "deleted_addresses", *BOOK)
 """Databases that say what no event does."""
 
 _ROOM = 4
@@ -101,6 +102,8 @@ def _copy_others(source: Environment, target: Environment) -> int:
     with source.read() as old, target.write() as new:
         for name in _COPIED:
             values = sorted(old.cursor(getattr(source.databases, name)))
+            if name in BOOK:
+                values = [entry for entry in values if is_readable(name, *entry)]
             new.cursor(getattr(target.databases, name)).putmulti(values)
         entries: int = old.stat(source.databases.events)["entries"]
     return entries

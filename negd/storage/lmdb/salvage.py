@@ -13,15 +13,19 @@ import os
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import sha256
+from functools import partial
 from json import JSONDecoder
-
-import msgspec
 
 from negd.errors import StorageError
 from negd.nostr.event import Event, InvalidEvent, check, decode
 from negd.nostr.packed import event_of
-from negd.storage.lmdb.environment import SCHEMA, Environment, replace_unopened
+from negd.storage.lmdb.book import is_readable
+from negd.storage.lmdb.environment import (
+    SCHEMA,
+    Environment,
+    data_file,
+    replace_unopened,
+)
 from negd.storage.lmdb.pages import DamagedPage, Node, PageFile, nodes, value_at
 from negd.storage.lmdb.postings import SERIAL
 from negd.storage.lmdb.rewrite import fill, made_in
@@ -53,33 +57,29 @@ def salvage_folder(folder: str, progress: Callable[[int, int], None]) -> list[st
 
     :returns: what is to be told of it.
     """
-    told: list[str] = []
-
-    def make(path: str, new: str) -> None:
-        with made_in(new, os.stat(path).st_size) as target:
-            told.extend(salvage(path, target, progress))
-            target.sync()
-
-    kept = replace_unopened(folder, make)
-    return [*told, _kept(kept)]
+    return _salvage(data_file(folder), partial(replace_unopened, folder), progress)
 
 
 def salvage_open(environment: Environment, progress: Callable[[int, int], None]) -> list[str]:
     """As :func:`salvage_folder`, of a store that is open for writing."""
+    return _salvage(environment.data, partial(environment.replace, keep=True), progress)
+
+
+def _salvage(
+    path: str,
+    replace: Callable[[Callable[[str], bool]], str | None],
+    progress: Callable[[int, int], None],
+) -> list[str]:
     told: list[str] = []
 
-    def make(new: str) -> bool:
-        with made_in(new, environment.bytes) as target:
-            told.extend(salvage(environment.data, target, progress))
+    def make(folder: str) -> bool:
+        with made_in(folder, os.stat(path).st_size) as target:
+            told.extend(salvage(path, target, progress))
             target.sync()
         return True
 
-    kept = environment.replace(make, keep=True)
-    return [*told, _kept(kept)]
-
-
-def _kept(path: str | None) -> str:
-    return f"the damaged file is kept as {path}"
+    kept = replace(make)
+    return [*told, f"the damaged file is kept as {kept}"]
 
 
 def salvage(path: str, target: Environment, progress: Callable[[int, int], None]) -> list[str]:
@@ -159,12 +159,12 @@ class _Found:
 
     def events(self) -> Iterator[Event | None]:
         """All valid events, once each; None for every other copy."""
-        known: set[str] = set()
+        known: set[bytes] = set()
         for event in self._copies():
-            if event is None or event.id in known or check(event) is not None:
+            if event is None or event.id_bytes in known or check(event) is not None:
                 yield None
             else:
-                known.add(event.id)
+                known.add(event.id_bytes)
                 yield event
 
     def _copies(self) -> Iterator[Event | None]:
@@ -234,7 +234,8 @@ class _Others:
         if not (ids_whole and addresses_whole):
             lost.append("some of what was deleted may be back, where the deletion is lost too")
         peers, whole = self._read("peers")
-        self._put("peers", [entry for entry in peers if _is_peer(*entry)])
+        peers = [entry for entry in peers if is_readable("peers", *entry)]
+        self._put("peers", peers)
         if not whole:
             lost.append(f"{len(peers)} peers could be read, others may be lost")
         if not self._copy_ledger():
@@ -257,17 +258,10 @@ class _Others:
             read = {name: state.entries(name) for name in _LEDGER}
             if all(whole for _, whole in read.values()):
                 for name, (entries, _) in read.items():
-                    self._put(name, entries)
+                    self._put(name, [entry for entry in entries if is_readable(name, *entry)])
                 return True
         return False
 
     def _put(self, name: str, entries: _Entries) -> None:
         with self._target.write() as txn:
             txn.cursor(getattr(self._target.databases, name)).putmulti(sorted(entries))
-
-
-def _is_peer(key: bytes, value: bytes) -> bool:
-    with suppress(msgspec.MsgspecError, KeyError, TypeError, AttributeError):
-        url: str = msgspec.json.decode(value)["url"]
-        return sha256(url.encode()).digest().startswith(key)
-    return False

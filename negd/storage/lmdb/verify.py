@@ -21,6 +21,7 @@ from negd.interfaces import VerifyReport
 from negd.nostr.event import Event, InvalidEvent, check
 from negd.nostr.filing import Filing
 from negd.nostr.packed import event_of
+from negd.storage.lmdb.book import BOOK, is_readable
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.read_pool import ReadPool
@@ -90,6 +91,7 @@ class Verification:
         return VerifyReport(self._read, self._problems)
 
     async def _run(self) -> None:
+        self._report(await self._pool(self._book_faults))
         self._total, last = await self._pool(self._size)
         middle = last // 2 + 1
         halves = [(0, middle), (middle, last + 1)]
@@ -102,6 +104,15 @@ class Verification:
         counts = await self._pool(self._count_entries)
         if self._problems or counts != self._entries:
             await self._search_entries()
+
+    def _book_faults(self) -> list[str]:
+        with self._environment.read() as txn:
+            return [
+                f"{name}: the entry under {key.hex()} cannot be read"
+                for name in BOOK
+                for key, value in txn.cursor(getattr(self._databases, name))
+                if not is_readable(name, key, value)
+            ]
 
     def _count_entries(self) -> Counter[str]:
         """How many entries each index has."""
