@@ -12,7 +12,7 @@ from negd.nostr.filing import Filing, filing_of
 from negd.nostr.packed import event_of
 from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Transaction
-from negd.storage.lmdb.postings import posting, serial_key
+from negd.storage.lmdb.postings import SERIAL, posting, serial_key
 from negd.storage.rules import take
 
 IDS = b"\0"
@@ -88,6 +88,7 @@ class LmdbShelf:
         self._databases = databases
         self._fresh: dict[bytes, bytes] = {}
         self._filings: dict[bytes, Filing] = {}
+        self._gone: set[bytes] = set()
         self._waiting: dict[Database, list[tuple[bytes, bytes]]] = defaultdict(list)
         self._ids = txn.cursor(databases.ids)
         self._serial = last_serial(txn, databases)
@@ -104,17 +105,20 @@ class LmdbShelf:
 
     def settle(self) -> None:
         """Put what waits where it belongs; to be called before the commit."""
-        if not self._fresh:
+        if not self._waiting:
             return
-        databases = self._databases
+        databases, gone = self._databases, self._gone
         events = ((serial, filing.packed) for serial, filing in self._filings.items())
         self._txn.cursor(databases.events).putmulti(events, append=True)
         for database, entries in self._waiting.items():
+            if gone:
+                entries = [entry for entry in entries if entry[1][-SERIAL:] not in gone]
             self._txn.cursor(database).putmulti(sorted(entries))
         self._txn.put(_LAST, serial_key(self._serial), db=databases.meta)
         self._fresh.clear()
         self._filings.clear()
         self._waiting.clear()
+        gone.clear()
 
     def _serial_of(self, event_id: bytes) -> bytes | None:
         return self._fresh.get(event_id) or serial_of(self._ids, event_id)
@@ -165,22 +169,29 @@ class LmdbShelf:
 
     def remove(self, filing: Filing) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
-        delete, databases, event_id = self._txn.delete, self._databases, filing.id_bytes
-        if event_id in self._fresh:
-            self.settle()
-        serial = serial_of(self._ids, event_id)
+        event_id = filing.id_bytes
+        serial = self._serial_of(event_id)
         if serial is None:
             return
+        if event_id in self._fresh:
+            del self._fresh[event_id], self._filings[serial]
+            self._gone.add(serial)
+        else:
+            self._delete(filing, serial, event_id)
+        if filing.address is not None:
+            self._txn.delete(address_key(filing.address), db=self._databases.addresses)
+        self.changes.records[filing.record] = False
+        self.changes.left.append(int.from_bytes(serial, "big"))
+
+    def _delete(self, filing: Filing, serial: bytes, event_id: bytes) -> None:
+        """Take an event away that was put where it belongs."""
+        delete, databases = self._txn.delete, self._databases
         delete(serial, db=databases.events)
         delete(IDS, event_id + serial, db=databases.ids)
         value = posting(filing.record, serial)
         for database, keys in posting_keys(databases, filing):
             for key in keys:
                 delete(key, value, db=database)
-        if filing.address is not None:
-            delete(address_key(filing.address), db=databases.addresses)
-        self.changes.records[filing.record] = False
-        self.changes.left.append(int.from_bytes(serial, "big"))
 
     def forbid_id(self, event_id: bytes, author: bytes) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
