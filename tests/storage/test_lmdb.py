@@ -292,7 +292,7 @@ def test_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
 def test_file_that_was_cut_short(tmp_path: Path) -> None:
     """Reading on would kill the process."""
     with opened(tmp_path) as stand:
-        stand.ingest(*sample_events(500, until=NOW))
+        stand.ingest(*sample_events(1500, until=NOW))
     data = tmp_path / "data.mdb"
     os.truncate(data, data.stat().st_size // 2)
     for read_only in (False, True):

@@ -25,7 +25,7 @@ from negd.storage.lmdb.store import salvage_lmdb
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
 from tests.storage.contract import ALICE, NOW, note
-from tests.storage.test_lmdb import opened
+from tests.storage.test_lmdb import opened, run_python
 from tests.storage.test_lmdb_upgrade import first_layout
 
 NEGCTL = [sys.executable, "-m", "negd.cli"]
@@ -308,6 +308,33 @@ def test_sound_files_have_no_faults_however_they_were_written(tmp_path: Path) ->
         environment.close()
     assert state.faults == []
     assert state.events == state.trees["events"].entries > 0
+
+
+_VERIFYING = """
+import sys
+from negd.storage.lmdb.store import LmdbStorage
+from negd.testing.threads import ThreadedClock
+
+clock = ThreadedClock(1_700_000_000)
+store = clock.wait(LmdbStorage.open(sys.argv[1], clock, read_only=True)).events
+for line in sys.stdin:
+    print(clock.wait(store.verify(lambda read, total: None)).problems, flush=True)
+"""
+
+
+def test_who_reads_on_in_a_file_that_was_replaced_finds_no_damage(folder: Path) -> None:
+    with run_python(_VERIFYING, folder) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        for compacted in (False, True):
+            if compacted:
+                with opened(folder) as stand:
+                    report = stand.wait(stand.events.compact(lambda done, total: None))
+                    assert report.after < report.before
+            other.stdin.write("verify\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == "[]\n"
+        other.communicate()
 
 
 # --- negctl -------------------------------------------------------------------------------------

@@ -162,13 +162,19 @@ class Environment:
     def _open(self) -> None:
         with storage_errors(f"store {self.folder} cannot be opened"), _entrance(self.folder):
             self._env = self._open_files()
+            # another process may put another file in the place of this one
+            self._file = open(self.data, "rb", buffering=0)  # noqa: SIM115
             try:
                 self._assure_length()
                 self._assure_trees()
                 self.schema, self.databases = self._open_databases()
             except BaseException:
-                self._env.close()
+                self._close_files()
                 raise
+
+    def _close_files(self) -> None:
+        self._env.close()
+        self._file.close()
 
     def _open_files(self) -> lmdb.Environment:
         try:
@@ -204,7 +210,9 @@ class Environment:
         leaves: Collection[str] | None,
     ) -> State:
         for _ in range(_ATTEMPTS):
-            with begin() as txn, PageFile(self.data) as file:
+            with begin() as txn, PageFile(self._file.fileno()) as file:
+                if file.is_of_another_version:
+                    raise StorageError(f"store {self.folder} is of another version of LMDB")
                 state = State.of(file, txn.id())
                 if state is not None:
                     state.look(_NAMES, leaves)
@@ -369,7 +377,7 @@ class Environment:
         with _new_folder(self.folder) as new:
             if make(new):
                 with self._alone():
-                    self._env.close()
+                    self._close_files()
                     try:
                         kept = _swap(new, self.folder, keep)
                     finally:
@@ -394,7 +402,7 @@ class Environment:
 
     def close(self) -> None:
         """Let go of the files; no transaction may be open."""
-        self._env.close()
+        self._close_files()
         self._unlock()
 
     def _unlock(self) -> None:

@@ -14,8 +14,6 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-import numpy as np
-
 _HEADER = Struct("=QHHHH")  # number, width of fixed values, flags, end of pointers, begin of nodes
 _SPAN = Struct("=12xI")  # of an overflow page: how many pages belong to it
 _NODE = Struct("=HHHH")  # low and high half of the value's size, flags, size of the key
@@ -104,15 +102,15 @@ class Node(NamedTuple):
 
 
 class PageFile:
-    """A data file. Close it after use.
+    """A data file, by its path or by a descriptor of it. Close it after use.
 
     :ivar size: bytes of a page.
     :ivar count: whole pages in the file.
     :raises OSError: it cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_RDONLY)
+    def __init__(self, file: str | int) -> None:
+        self._file = os.dup(file) if isinstance(file, int) else os.open(file, os.O_RDONLY)
         self._bytes = os.fstat(self._file).st_size
         self.size = self._page_size()
         self.count = self._bytes // self.size
@@ -268,24 +266,6 @@ class PageFile:
                 yield number, data[offset : offset + self.size]
             elif own == number and flags & ~_DIRTY == _OVERFLOW:
                 yield number, None
-
-    def node_starts(self, data: bytes, key: int) -> list[int]:
-        """Where in a block nodes may begin with keys of that length and small values.
-
-        Whatever the heads of the pages say: pages that are taken for something else keep much of
-        what was on them.
-        """
-        words = np.frombuffer(data, np.uint16)
-        found = 2 * np.flatnonzero((words[1:-2] == 0) & (words[2:-1] == 0) & (words[3:] == key))
-        sizes = words[found // 2].astype(np.int64) + _NODE.size + key
-        return [int(begin) for begin in found[found % self.size + sizes <= self.size]]
-
-
-def value_at(data: bytes, begin: int, key: int) -> bytes:
-    """The value of what may be a node there; see :meth:`PageFile.node_starts`."""
-    size: int = _NODE.unpack_from(data, begin)[0]
-    begin += _NODE.size + key
-    return data[begin : begin + size]
 
 
 def _demand(page: bytes, number: int, kind: int) -> None:

@@ -10,6 +10,7 @@ a tree leads to them, or not at all.
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,14 +27,15 @@ from negd.storage.lmdb.environment import (
     data_file,
     replace_unopened,
 )
-from negd.storage.lmdb.pages import DamagedPage, Node, PageFile, nodes, value_at
-from negd.storage.lmdb.postings import SERIAL
+from negd.storage.lmdb.pages import DamagedPage, Node, PageFile, nodes
 from negd.storage.lmdb.rewrite import fill, made_in
 from negd.storage.lmdb.trees import State
 
-_OLD_SERIAL = 8
 _HEAD = 138
 """Bytes of a packed event before its tags."""
+
+_STARTS = re.compile(rb'\[\["|\[\[\]|\[\],"content":"|\{"id":"')
+"""The beginning of tags in a packed event, and that of an event in JSON (schema 1)."""
 
 _LARGEST = 1 << 24
 """Bytes of an event at most; no more is read of what pretends to be one."""
@@ -170,7 +172,7 @@ class _Found:
     def _copies(self) -> Iterator[Event | None]:
         """What may be events, decoded; None for each that is none."""
         for _, data in self._file.blocks():
-            yield from map(_decoded, self._small(data))
+            yield from map(_first_event, self._small(data))
         for number in self._big_pages:
             try:
                 yield _first_event(self._file.overflow(number, _LARGEST))
@@ -178,38 +180,34 @@ class _Found:
                 yield None
 
     def _small(self, data: bytes) -> Iterator[bytes]:
-        """What may be events of less than a page. Larger ones are known by their overflow pages.
+        """Where events of less than a page may begin in a block, each up to the end of its page.
 
-        With those the nodes are not needed, and may be lost.
+        Neither nodes nor the heads of pages are asked: a page that is taken for something else
+        keeps much of what was on it.
         """
-        for width in (SERIAL, _OLD_SERIAL):
-            for begin in self._file.node_starts(data, width):
-                value = value_at(data, begin, width)
-                if value[_HEAD : _HEAD + 1] == b"[" or value.startswith(b'{"'):
-                    yield value
+        size = self._file.size
+        for match in _STARTS.finditer(data):
+            place = match.start()
+            begin = place if data[place] == ord("{") else place - _HEAD
+            page = place - place % size
+            if begin >= page:
+                yield data[begin : page + size]
 
 
 def _form(node: Node) -> tuple[int, int, int]:
     return node.flags, len(node.key), node.size
 
 
-def _decoded(value: bytes) -> Event | None:
-    for decoded in (event_of, decode):
-        with suppress(InvalidEvent):
-            return decoded(value)
-    return None
-
-
 def _first_event(data: bytes) -> Event | None:
     """The event with which data begin, whatever comes after it."""
     text = data.decode("latin-1")  # a character for each byte
-    with suppress(ValueError, RecursionError):
-        if text.startswith('{"'):
-            return _decoded(data[: _json.raw_decode(text)[1]])
-    with suppress(ValueError, RecursionError):
+    with suppress(ValueError, RecursionError, InvalidEvent):
+        if text.startswith('{"id":"'):
+            return decode(data[: _json.raw_decode(text)[1]])
+    with suppress(ValueError, RecursionError, InvalidEvent):
         _, end = _json.raw_decode(text, _HEAD)
         if text.startswith(_CONTENT, end):
-            return _decoded(data[: _json.raw_decode(text, end + len(_CONTENT))[1]])
+            return event_of(data[: _json.raw_decode(text, end + len(_CONTENT))[1]])
     return None
 
 
