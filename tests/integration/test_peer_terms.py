@@ -16,6 +16,7 @@ from negd.control.client import ControlClient, ControlError
 from negd.errors import PeerError
 from negd.interfaces import PeerDescription, PeerStatus
 from negd.nostr.event import Event
+from negd.nostr.filter import Filter
 from negd.testing.ports import free_port
 from negd.testing.processes import DaemonProcess
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
@@ -216,6 +217,24 @@ def test_a_client_that_goes_away_ends_its_sync_and_the_next_one_goes_on(
         assert cut.state.events_synced > 0
         (*_, done) = client.sync(theirs.url)
         assert (done.complete, done.need) == (True, len(EVENTS) - held)
+
+
+def test_a_triggered_sync_returns_at_once_and_keeps_to_its_filter(
+    theirs: DaemonProcess, make_ours: Callable[..., DaemonProcess]
+) -> None:
+    theirs.stop()
+    ours = make_ours(theirs.url, SLOW)
+    with ControlClient(ours.control) as client:
+        once(client, theirs.url, lambda peer: peer.state.consecutive_failures)
+        client.stop()
+        theirs.start()
+        client.trigger(theirs.url, Filter.build(kinds=[1]))
+        started = client.show_peer(theirs.url).state
+        assert (started.status, started.last_sync) == (PeerStatus.SYNCING, 0)
+        once(client, theirs.url, lambda peer: peer.state.last_sync)
+        assert ids_of(ours) == {event.id for event in EVENTS if event.kind == 1}
+        with pytest.raises(ControlError, match="is not listed"):
+            client.trigger("ws://127.0.0.1:9")
 
 
 # --- private targets ----------------------------------------------------------------------------
