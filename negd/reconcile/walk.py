@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from negd.errors import ProtocolViolation
 from negd.reconcile.output import Output
 from negd.reconcile.records import RecordSet
@@ -61,11 +63,16 @@ class Walk:
         What lies between is left for later: to learn all of it again from each answer that the
         frame cuts short would cost a multiple of the set.
         """
-        theirs, ours = _split_ids(payload), _split_ids(self.records.ids(lo, end))
+        theirs = set(_split_ids(payload))
         if len(theirs) * ID_SIZE != len(payload):
             raise ProtocolViolation("id listed twice in one range")
-        self.have.extend(ours - theirs)
-        unknown = theirs - ours
+        unknown = theirs.copy()
+        # Not as sets: to subtract a few from a million holds up all threads for 0.1 s.
+        for event_id in _split_ids(self.records.ids(lo, end)):
+            if event_id in theirs:
+                unknown.discard(event_id)
+            else:
+                self.have.append(event_id)
         self.need.extend(unknown - self.records.held_ids(unknown, end, hi))
 
     def answer_list(
@@ -97,5 +104,5 @@ class Walk:
         return self.out.take(fork)
 
 
-def _split_ids(payload: bytes) -> set[bytes]:
-    return {payload[at : at + ID_SIZE] for at in range(0, len(payload), ID_SIZE)}
+def _split_ids(payload: bytes) -> Iterator[bytes]:
+    return (payload[at : at + ID_SIZE] for at in range(0, len(payload), ID_SIZE))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from twisted.internet.task import deferLater
+
 from negd.errors import PeerError
 from negd.interfaces import Direction, IPeerBook, Outcome, PeerProfile, SyncProgress
 from negd.nostr.event import Event
@@ -37,6 +39,9 @@ _NOT_MOVED = ("explained", "unfetchable", "gone")
 
 _MOST_IN_LINE = 100_000
 """Differences found and not yet moved from which on none are looked for."""
+
+_PIECE = 5000
+"""Ids put in line in one turn of the reactor, which takes some 10 ms."""
 
 _MOST_CARRIED = 10_000
 """Ids that wait to be sent while others have their turn."""
@@ -278,12 +283,18 @@ class SyncRun:
 
     async def _stepped(self, step: Step) -> int:
         """Put a round's differences in line; how many were new, when few enough wait there."""
-        have = self._haves.add(step.have)
-        need = self._needs.add(step.need)
-        self._moved(round=1, have=have, need=need)
+        self._moved(round=1)
+        found = 0
+        for begin in range(0, max(len(step.have), len(step.need), 1), _PIECE):
+            if begin:
+                await deferLater(self._node.clock, 0)
+            piece = slice(begin, begin + _PIECE)
+            have, need = self._haves.add(step.have[piece]), self._needs.add(step.need[piece])
+            self._moved(have=have, need=need)
+            found += have + need
         self._hold_to_budget()
         await self._room(_MOST_IN_LINE)
-        return have + need
+        return found
 
     async def _paged(self, have: Iterable[bytes], need: Iterable[bytes]) -> None:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""

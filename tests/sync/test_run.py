@@ -660,6 +660,20 @@ def test_differences_wait_for_transfers_in_bounded_memory(monkeypatch: pytest.Mo
     assert sync.progress.need == 600
 
 
+def test_a_million_differences_of_one_round_do_not_come_in_line_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("negd.sync.run._PIECE", 50)
+    world = World()
+    world.ours.hold(events)
+    told: list[int] = []
+    sync = world.run_of(report=lambda progress: told.append(progress.have))
+    done = drive(world.clock, sync.run())
+    assert world.theirs.held() == set(ids)
+    assert (done.have, done.sent, done.round) == (600, 600, 1)
+    assert set(range(50, 601, 50)) <= set(told)
+
+
 def test_what_pages_lack_waits_to_be_sent_in_bounded_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
