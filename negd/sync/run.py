@@ -40,8 +40,8 @@ _NOT_MOVED = ("explained", "unfetchable", "gone")
 _MOST_IN_LINE = 100_000
 """Differences found and not yet moved from which on none are looked for."""
 
-_PIECE = 5000
-"""Ids put in line in one turn of the reactor, which takes some 10 ms."""
+_PIECE = 2000
+"""Ids put in line in one turn of the reactor, which takes some 5 ms."""
 
 _MOST_CARRIED = 10_000
 """Ids that wait to be sent while others have their turn."""

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
+from twisted.internet.task import deferLater
+
 from negd.interfaces import Residue
 from negd.nostr.messages import Ok, encode_publish
 from negd.sync.contact import Contact
@@ -17,6 +19,9 @@ from negd.sync.refusals import asks_for_patience
 
 _TOGETHER = 100
 """OKs that are counted in one step of the progress."""
+
+_PIECE = 500
+"""Events sent in one turn of the reactor, which takes some 20 ms."""
 
 _PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -76,14 +81,16 @@ class Upload:
         """
         with self._peer.dialogue.oks() as box:
             while await self._load():
-                await self._send(box)
-                if self._unanswered:
+                sent = await self._send(box)
+                if sent and len(self._haves) and len(self._unanswered) < self._window:
+                    await deferLater(self._clock, 0)  # for others, before more of the window
+                elif self._unanswered:
                     await self._settle(box)
 
     async def _load(self) -> bool:
         """Have events ready to send, waiting for ids only when no OK is due; false at the end."""
         while not self._ready:
-            most = self._window
+            most = min(_PIECE, self._window)
             ids = self._haves.take_ready(most)
             if not ids and self._unanswered:
                 return True
@@ -110,7 +117,8 @@ class Upload:
             else:
                 self._ready.append((event_id, message))
 
-    async def _send(self, box: OkMailbox) -> None:
+    async def _send(self, box: OkMailbox) -> int:
+        """Send what is ready, as far as the window has room; how many events that were."""
         room = max(0, self._window - len(self._unanswered))
         sending, self._ready = self._ready[:room], self._ready[room:]
         for event_id, message in sending:
@@ -118,6 +126,7 @@ class Upload:
             box.expect(event_id.hex())
             self._peer.link.send(message)
         await self._peer.link.drained()
+        return len(sending)
 
     async def _settle(self, box: OkMailbox) -> None:
         """Account for the next OKs, as many as have come together."""
