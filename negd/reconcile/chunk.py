@@ -129,8 +129,14 @@ def as_rows(keys: Keys) -> Rows:
 
 
 def as_bytes(rows: Rows) -> list[bytes]:
-    """The rows of an array of shape (n, width), one object each; much quicker than slicing."""
-    items: list[bytes] = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}")[:, 0].tolist()
+    """The rows of an array of shape (n, width), one object each; much quicker than slicing.
+
+    Not all in one call, which would hold up all other threads for 0.2 s a million.
+    """
+    items: list[bytes] = []
+    for begin in range(0, len(rows), CHUNK):
+        piece = np.ascontiguousarray(rows[begin : begin + CHUNK])
+        items += piece.view(f"V{rows.shape[1]}")[:, 0].tolist()
     return items
 
 
