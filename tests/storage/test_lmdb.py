@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import lmdb
@@ -486,6 +487,22 @@ def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, seed: int) 
         for event_id in stored - found:  # it may only have made room for another
             assert stand.ingest(events[event_id])[0] in (Outcome.DELETED, Outcome.SUPERSEDED)
         stand.assert_sound()
+
+
+def test_what_is_not_stored_does_not_get_into_the_file(tmp_path: Path) -> None:
+    dice = Random(3)
+    passing = [
+        note(kind=20001, content=dice.randbytes(dice.randrange(300, 1500)).hex())
+        for _ in range(1200)
+    ]
+    stored = list(sample_events(1500, 1, until=NOW))
+    with opened(tmp_path) as stand:
+        for turn in range(30):
+            stand.ingest(*passing[40 * turn :][:40])
+            stand.ingest(*stored[50 * turn :][:50])
+    data = (tmp_path / "data.mdb").read_bytes()
+    assert stored[-1].content.encode()[:100] in data
+    assert not [event.content for event in passing if event.content[:200].encode() in data]
 
 
 # --- verify -------------------------------------------------------------------------------------

@@ -538,7 +538,6 @@ def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Envi
         max_dbs=len(_NAMES),
         readonly=read_only,
         create=not read_only,
-        meminit=False,
         sync=sync is not Sync.NONE,
         metasync=sync is Sync.FULL,
     )
