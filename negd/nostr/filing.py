@@ -17,6 +17,9 @@ from negd.nostr.packed import author_of, event_of, pack, unpack
 
 _DIGEST = 16
 
+_SHORT = 128
+"""Characters of a tag's value up to which its key is remembered: 16,384 of them take 6 MB."""
+
 
 class Filing(msgspec.Struct, array_like=True, gc=False):
     """An event on its way into a store; what it says of the event is taken as right.
@@ -90,7 +93,13 @@ def event_in(event: Event | Filing) -> Event:
     return event.event if isinstance(event, Filing) else event
 
 
-@lru_cache(maxsize=1 << 14)
 def tag_key(letter: str, value: str) -> bytes:
     """17 bytes for a tag's letter and value."""
+    return _remembered(letter, value) if len(value) <= _SHORT else _hashed(letter, value)
+
+
+def _hashed(letter: str, value: str) -> bytes:
     return letter.encode() + sha256(value.encode()).digest()[:_DIGEST]
+
+
+_remembered = lru_cache(maxsize=1 << 14)(_hashed)

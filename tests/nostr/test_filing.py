@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgspec
 from hypothesis import given
 
@@ -32,6 +34,17 @@ def test_it_says_what_the_event_says_on_the_other_side_of_a_socket_too(event: Ev
 def test_its_tags_are_those_that_filters_can_ask_for() -> None:
     event = alice.sign(created_at=1, tags=[["t", "x"], ["t", "x", "y"], ["e", "z"], ["tt", "x"]])
     assert Filing.of(event).tags == [tag_key("e", "z"), tag_key("t", "x")]
+
+
+def test_long_tags_do_not_fill_the_memory() -> None:
+    tracemalloc.start()
+    try:
+        for n in range(300):
+            assert len(tag_key("t", f"{n:050000}")) == 17
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
 
 
 def test_it_tells_when_it_has_expired() -> None:
