@@ -59,8 +59,10 @@ def add_peer(args: argparse.Namespace) -> int:
 def remove_peer(args: argparse.Namespace) -> int:
     """Forget a peer."""
     with connect(args) as client:
+        # The service does not tell: removing an unknown peer is no error.
+        known = client.peer_state(args.url) is not None
         client.remove_peer(args.url)
-    print(f"not listed any more: {args.url}")
+    print(f"{'not listed any more' if known else 'was not listed'}: {args.url}")
     return 0
 
 

@@ -34,6 +34,7 @@ from negd.peers.attendance import Attendance
 from negd.peers.leases import Tenancy
 from negd.peers.listing import Listing
 from negd.peers.peer import Peer
+from negd.peers.spelling import respelled
 from negd.peers.urls import canonical, target
 from negd.sync.node import Node
 
@@ -78,7 +79,7 @@ class Roster:
 
         :raises negd.errors.StorageError: the peer book cannot be read or written.
         """
-        for url, state in (await self._book.peers()).items():
+        for url, state in (await respelled(self._book)).items():
             self._admit(Listing(url), state)
         for listing in listings:
             if listing.url in self._peers:
@@ -265,7 +266,7 @@ class Roster:
 
     async def _reread(self) -> None:
         """Take over the list, and the states that other nodes write."""
-        states = await self._book.peers()
+        states = await respelled(self._book)
         for url in self.peers():
             if url not in states:
                 await self._forget(url)

@@ -147,6 +147,7 @@ class PeersTests(Commands):
         self.assertEqual(
             await self.output("peers", "remove", PEER), f"not listed any more: {PEER}\n"
         )
+        self.assertEqual(await self.output("peers", "remove", PEER), f"was not listed: {PEER}\n")
         self.assertEqual(self.peers.peers(), [OTHER])
 
     async def test_what_is_no_relay_is_refused_in_one_line(self) -> None:

@@ -23,6 +23,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
+from negd.testing.leases import LeaseTable, MemoryLeases
 from negd.testing.links import PagedPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
 
@@ -238,6 +239,79 @@ def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
     assert world.ours.held() == set(ids[:3])
     with pytest.raises(Unknown):
         drive(world.clock, roster.forget_ledger("wss://unknown.example"))
+
+
+OLD = {
+    "ws://[0:0:0:0:0:0:0:1]:17998": "ws://[::1]:17998",
+    "wss://relay.example.com.": "wss://relay.example.com",
+    "wss://B\u00fccher.example": "wss://xn--bcher-kva.example",
+}
+
+
+def test_peers_of_a_book_in_an_old_spelling_are_listed_once_and_keep_their_state(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world()
+    roster, book = world.ours.roster, world.ours.storage.book
+    entry = LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, world.clock.seconds() + 3600)
+    for n, url in enumerate(OLD):
+        drive(world.clock, book.put(url, PeerState(last_sync=n + 1)))
+        drive(world.clock, book.write_ledger(url, {ids[0]: entry}, []))
+    drive(world.clock, book.put("gopher://hole.example", PeerState()))
+    roster.pause_background()
+    drive(world.clock, roster.start([Listing("ws://[::1]:17998")]))
+    assert roster.peers() == sorted(OLD.values())
+    kept = drive(world.clock, book.peers())
+    assert {url: state.last_sync for url, state in kept.items()} == {
+        url: n + 1 for n, url in enumerate(OLD.values())
+    }
+    assert [drive(world.clock, book.residues(url)) for url in OLD] == [{}, {}, {}]
+    for url in OLD:
+        assert roster.state(url) is not None
+        drive(world.clock, roster.remove(url))
+    assert (roster.peers(), drive(world.clock, book.peers())) == ([], {})
+
+
+def test_the_canonical_entry_of_a_book_wins_over_an_old_spelling(make_world: MakeWorld) -> None:
+    world = make_world()
+    book = world.ours.storage.book
+    drive(world.clock, book.put("wss://relay.example.com.", PeerState(last_sync=1)))
+    drive(world.clock, book.put("wss://relay.example.com", PeerState(last_sync=2)))
+    drive(world.clock, book.put("WSS://relay.example.com", PeerState(last_sync=3)))
+    drive(world.clock, world.ours.roster.start([]))
+    assert world.ours.roster.peers() == ["wss://relay.example.com"]
+    kept = drive(world.clock, book.peers())
+    assert [(url, at.last_sync) for url, at in kept.items()] == [("wss://relay.example.com", 2)]
+
+
+def test_an_old_spelling_that_another_node_writes_is_taken_over_by_all_the_others() -> None:
+    world = World()
+    world.theirs.hold(events[:5])
+    table, storage = LeaseTable(world.clock), world.ours.storage
+    settings = SyncSettings(jitter=0, lease=60)
+    nodes = [
+        MemoryNode(
+            f"ws://node{n}.example",
+            world.dialer,
+            world.clock,
+            settings,
+            storage=storage,
+            leases=MemoryLeases(table),
+        )
+        for n in range(2)
+    ]
+    for node in nodes:
+        drive(world.clock, node.roster.start([]))
+    drive(world.clock, storage.book.put(f"{THEIRS}./", PeerState(events_synced=7)))
+    for _ in range(21):
+        world.clock.advance(1)
+        settle(world.clock)
+    assert [node.roster.peers() for node in nodes] == [[THEIRS], [THEIRS]]
+    kept = drive(world.clock, storage.book.peers())
+    assert {url: state.events_synced for url, state in kept.items()} == {THEIRS: 7 + 5}
+    assert len(world.theirs.served) == 1
+    for node in nodes:
+        drive(world.clock, node.roster.stop())
 
 
 def test_pausing_stops_syncs_by_themselves_but_not_on_demand(make_world: MakeWorld) -> None:
