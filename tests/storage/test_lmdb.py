@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from threading import Event as Flag
 
 import lmdb
 import pytest
@@ -24,7 +25,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.packed import pack
 from negd.settings import StoreSettings
 from negd.storage.lmdb import reader, writer
-from negd.storage.lmdb.environment import Environment
+from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
@@ -400,6 +401,28 @@ def test_one_failing_write_takes_no_other_with_it(tmp_path: Path) -> None:
         stand.wait(gatherResults(good + more))
         assert len(stand.ids()) == 4
         stand.assert_sound()
+
+
+def test_what_waits_for_no_transaction_is_done_also_where_the_map_was_full(tmp_path: Path) -> None:
+    """The transaction that met it in line is begun again with a larger map."""
+    environment, clock = Environment(str(tmp_path), False, first_map=1 << 18), ThreadedClock()
+    line, submitted = writer.Writer(environment, clock, lambda changes: lambda: None), Flag()
+
+    def large(txn: Transaction, shelf: LmdbShelf) -> str:
+        submitted.wait()
+        shelf.ingest([note(NOW - n, content="x" * 3000) for n in range(300)], NOW)
+        return "large"
+
+    def then(txn: Transaction, shelf: LmdbShelf) -> str:
+        return "after"
+
+    results = [line.submit(large), line.submit_alone(lambda: "alone")]
+    results += [line.submit_alone(lambda: "alone too"), line.submit(then)]
+    stopped = Deferred.fromCoroutine(line.stop())
+    submitted.set()
+    clock.wait(stopped)
+    environment.close()
+    assert [done.result for done in results] == ["large", "alone", "alone too", "after"]
 
 
 _ROOMLESS = """

@@ -185,6 +185,8 @@ class Writer:
 
     def _next(self) -> _Job[Any] | None:
         """The next in line that can join a transaction, if there is one."""
+        if self._next_alone is not None:
+            return None  # an attempt before this one met it: what comes after it waits
         try:
             job = self._line.get_nowait()
         except Empty:
@@ -193,7 +195,8 @@ class Writer:
             return job
         if job is None:
             self._line.put(None)
-        self._next_alone = job
+        else:
+            self._next_alone = job
         return None
 
 
