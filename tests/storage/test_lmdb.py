@@ -223,6 +223,34 @@ sys.stdin.read()
         pass
 
 
+_OPENING_WITHOUT_ROOM = """
+import resource, sys
+from negd.errors import StorageError
+from negd.storage.lmdb.environment import Environment
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    Environment(sys.argv[1], read_only=False)
+except StorageError as error:
+    print(error.text)
+"""
+
+
+@pytest.mark.parametrize("left", ["", "1234567890\n"])
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_store(tmp_path: Path, left: str) -> None:
+    """And what the process before it left stays for the next one to see."""
+    with opened(tmp_path):
+        pass
+    lock = tmp_path / "negd.lock"
+    lock.write_text(left)
+    output, _ = run_python(_OPENING_WITHOUT_ROOM, tmp_path).communicate(timeout=60)
+    assert output.startswith(f"store {tmp_path} cannot be opened: [Errno ")
+    assert lock.read_text() == left
+    environment = Environment(str(tmp_path), read_only=False)
+    environment.close()
+    assert environment.was_left == bool(left)
+
+
 def test_the_same_process_cannot_open_it_twice(tmp_path: Path) -> None:
     refusal = pytest.raises(StorageError, match=f"in use by process {os.getpid()}")
     with opened(tmp_path), refusal, opened(tmp_path):

@@ -65,7 +65,7 @@ class Databases:
     """The named databases. Numbers in keys are big-endian, so that keys sort as numbers do.
 
     :ivar meta: ``schema`` -> decimal; ``serial`` -> the last one that was given out.
-    :ivar events: serial (6) -> the event, see :mod:`negd.storage.lmdb.packed`.
+    :ivar events: serial (6) -> the event, see :mod:`negd.nostr.packed`.
     :ivar ids: one key -> id (32) and serial of every event.
     :ivar kinds: kind (2) -> postings.
     :ivar authors: public key (32) -> postings.
@@ -419,16 +419,25 @@ def _lock(folder: str) -> tuple[int, bool]:
     with storage_errors(f"store {folder} cannot be opened"):
         os.makedirs(folder, exist_ok=True)
         descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            return descriptor, _own(folder, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _own(folder: str, descriptor: int) -> bool:
+    """Become the owner of a lock file; whether its last owner ended without letting go."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.read(descriptor, 20).decode(errors="replace").strip()
-        os.close(descriptor)
         raise StorageError(f"store {folder} is in use by process {owner or 'unknown'}") from None
     was_left = os.fstat(descriptor).st_size > 0
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor, was_left
+    number = f"{os.getpid()}\n".encode()
+    os.pwrite(descriptor, number, 0)  # before the rest is cut off: it may fail on a full disk
+    os.ftruncate(descriptor, len(number))
+    return was_left
 
 
 def _unlock(descriptor: int) -> None:
