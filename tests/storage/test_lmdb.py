@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from threading import Event as Flag
 
@@ -306,17 +307,46 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database" * 1000, b"\0" * 8192])
-def test_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b"not a database" * 1000, "does not begin as a database does"),
+        (b"\0" * 8192, "does not begin as a database does"),
+    ],
+)
+def test_file_that_is_no_database(tmp_path: Path, content: bytes, fault: str) -> None:
     (tmp_path / "data.mdb").write_bytes(content)
-    if not content:  # as a crash at the very beginning leaves it
-        with opened(tmp_path) as stand:
-            assert stand.ids() == set()
-        return
     for read_only in (False, True):
-        refusal = pytest.raises(DamagedStore, match="does not begin as a database does")
-        with refusal, opened(tmp_path, read_only):
+        with pytest.raises(DamagedStore, match=fault), opened(tmp_path, read_only):
             pass
+    assert (tmp_path / "data.mdb").read_bytes() == content
+
+
+_BEGINNING = """
+import os, sys
+from signal import SIGKILL
+from negd.storage.lmdb import environment
+
+def killed(*arguments):
+    os.kill(os.getpid(), SIGKILL)
+
+setattr(*eval(sys.argv[2]), killed)
+environment.Environment(sys.argv[1], read_only=False)
+"""
+
+
+@pytest.mark.parametrize("moment", ["environment, '_sync_path'", "os, 'rename'"])
+def test_a_store_whose_making_was_killed_needs_no_hand(tmp_path: Path, moment: str) -> None:
+    """Also where LMDB had made the file, and nothing was in it yet."""
+    process = run_python(_BEGINNING, tmp_path, moment)
+    process.communicate(timeout=60)
+    assert process.returncode == -SIGKILL
+    for unfinished in tmp_path.glob("new/data.mdb"):
+        os.truncate(unfinished, 0)
+    with opened(tmp_path) as stand:
+        assert stand.ingest(note()) == [Outcome.STORED]
+    assert sorted(os.listdir(tmp_path)) == ["data.mdb", "lock.mdb", "negd.lock"]
 
 
 def test_file_that_was_cut_short(tmp_path: Path) -> None:

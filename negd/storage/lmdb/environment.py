@@ -25,7 +25,7 @@ import lmdb
 
 from negd.errors import DamagedStore, OlderStore, StorageError
 from negd.storage.lmdb.pages import PageFile
-from negd.storage.lmdb.trees import NO_START, State, damaged_meta
+from negd.storage.lmdb.trees import EMPTY, NO_START, State, damaged_meta
 
 Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -177,6 +177,10 @@ class Environment:
         self._file.close()
 
     def _open_files(self) -> lmdb.Environment:
+        if not (self._read_only or os.path.exists(self.data)):
+            _begin(self.folder, self._first_map)
+        if os.path.exists(self.data) and self.bytes == 0:
+            raise self._damaged(EMPTY)
         try:
             return _open(self.folder, self._read_only, self._first_map, self._sync)
         except lmdb.Error:
@@ -536,6 +540,16 @@ def _known_schema(folder: str, value: bytes) -> int:
             f"store {folder} is of schema {text or 'unknown'}; this negd reads schema {SCHEMA}"
         )
     return int(text)
+
+
+def _begin(folder: str, first_map: int) -> None:
+    """Have LMDB write its first pages elsewhere: a crash before them would leave an empty file."""
+    new = os.path.join(folder, _NEW)
+    _open(new, False, first_map, Sync.FULL).close()
+    _sync_path(data_file(new))
+    os.rename(data_file(new), data_file(folder))
+    _sync_path(folder)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Environment:

@@ -104,7 +104,10 @@ def salvage(path: str, target: Environment, progress: Callable[[int, int], None]
         saved = txn.stat(target.databases.events)["entries"]
         others = txn.stat(target.databases.peers)["entries"]
     if not (saved or others or any("events" in state.trees for state in states)):
-        raise StorageError(f"there is nothing of negd's in {path}; it stays as it is")
+        raise StorageError(
+            f"there is nothing of negd's in {path}; it stays as it is: put a copy of the store in "
+            f"its place, or remove {os.path.dirname(path)} to begin anew"
+        )
     held = next((state.trees["events"].entries for state in states if "events" in state.trees), 0)
     counted = f", where the store counted {held:,}" if held else ""
     return [f"saved {saved:,} events{counted}", *lost]

@@ -29,6 +29,7 @@ _HAS_MANY = 4
 """Flag of a tree whose keys may have several values."""
 
 NO_START = "data.mdb does not begin as a database does"
+EMPTY = "data.mdb is empty"
 
 _FREE, _NAMES = "free pages", "databases"
 
