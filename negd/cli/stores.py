@@ -44,30 +44,41 @@ def run_on_store(
     :raises negd.errors.NegdError: the store cannot be opened, or failed.
     :raises Exception: what the work raised.
     """
+
+    async def main(reactor: Any) -> int:
+        if not (read_only or missing_ok):
+            await _see_that_it_is_there(reactor, store)
+        return await _opened(reactor, store, work, read_only, mend)
+
+    globalLogPublisher.addObserver(_warn)
+    try:
+        return _result(main)
+    finally:
+        globalLogPublisher.removeObserver(_warn)
+
+
+def _result(main: Callable[[Any], Awaitable[int]]) -> int:
+    """Run a reactor until ``main``, which is called with it, has returned.
+
+    :raises KeyboardInterrupt: it was interrupted.
+    """
     code = 1
     raised: Exception | None = None
-    globalLogPublisher.addObserver(_warn)
 
-    async def main(reactor: Any) -> None:
+    async def run(reactor: Any) -> None:
         nonlocal code, raised
         try:
-            if not (read_only or missing_ok):
-                await _see_that_it_is_there(reactor, store)
-            code = await _opened(reactor, store, work, read_only, mend)
+            code = await main(reactor)
         except Exception as error:
             raised = error
 
     def start(reactor: Any) -> Deferred[None]:
-        done = Deferred.fromCoroutine(main(reactor))
+        done = Deferred.fromCoroutine(run(reactor))
         reactor.callWhenRunning(_cancel_on_signals, reactor, done)
         return done
 
-    try:
+    with suppress(SystemExit):  # react always ends so; the status is ours
         react(start)
-    except SystemExit:
-        pass  # react always ends so; the status is ours
-    finally:
-        globalLogPublisher.removeObserver(_warn)
     if isinstance(raised, CancelledError):
         raise KeyboardInterrupt
     if raised is not None:
