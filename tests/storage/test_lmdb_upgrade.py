@@ -138,8 +138,12 @@ def test_killed_upgrade_harms_nothing_and_is_done_by_the_next(tmp_path: Path, do
 def test_upgrade_that_fails_at_the_last_leaves_the_old_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rename = os.rename
+
     def fail(old: str, new: str) -> None:
-        raise OSError(5, "Input/output error")
+        if Path(new).parent == tmp_path / "store":
+            raise OSError(5, "Input/output error")
+        rename(old, new)
 
     kept = first_layout(tmp_path / "store")
     with monkeypatch.context() as patch:
