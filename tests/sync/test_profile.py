@@ -17,7 +17,7 @@ from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
-from negd.sync.run import DOUBT
+from negd.sync.run import DOUBT, SyncRun
 from negd.testing.links import PeerEnd, ScriptedPeer, drive
 from negd.testing.nodes import THEIRS, World
 
@@ -82,13 +82,18 @@ def sync_for(world: World, peer: Bent, profile: PeerProfile, seconds: int = 20) 
     """As :func:`sync`, while time passes."""
     world.dialer.peers[THEIRS] = lambda: peer
     run = world.run_of(profile=profile)
+    see_through(world, run, seconds)
+    assert run.progress.complete
+    return run.profile
+
+
+def see_through(world: World, run: SyncRun, seconds: int) -> None:
+    """A sync to its end, which must come within so many seconds."""
     done = Deferred.fromCoroutine(run.run())
     for _ in range(seconds):
         world.clock.pump([0] * 200)
         world.clock.advance(1)
     assert done.called
-    assert run.progress.complete
-    return run.profile
 
 
 def count(peer: Bent, label: str) -> int:
@@ -285,11 +290,7 @@ def test_what_a_peer_keeps_from_strangers_is_explained_so() -> None:
     world.dialer.peers[THEIRS] = lambda: Bent(world, guard)
     for explained in (0, 9):
         run = world.run_of(book=book)
-        done = Deferred.fromCoroutine(run.run())
-        for _ in range(5):
-            world.clock.pump([0] * 50)
-            world.clock.advance(1)
-        assert done.called
+        see_through(world, run, 5)
         assert run.progress.explained == explained
         assert drive(world.clock, book.residues(THEIRS)) == {Residue.AUTH_GATED: 9}
         said = {"auth-required: who are you?": 5, "restricted: members only": 4}
@@ -332,11 +333,7 @@ def test_a_peer_that_takes_nothing_for_minutes_is_left_alone_and_quoted() -> Non
 
     world.dialer.peers[THEIRS] = lambda: Bent(world, full)
     run = world.run_of(book=book)
-    done = Deferred.fromCoroutine(run.run())
-    for _ in range(240):
-        world.clock.pump([0] * 50)
-        world.clock.advance(1)
-    assert done.called
+    see_through(world, run, 240)
     assert (run.progress.complete, run.progress.sent, run.progress.rejected) == (True, 0, 300)
     assert run.progress.reasons == {"rate-limited: come back tomorrow": 300}
     assert drive(world.clock, book.residues(THEIRS)) == {Residue.THEIRS_REJECTED: 300}
