@@ -125,8 +125,7 @@ class Paging:
     async def _settle(self, ours: RecordSet, listed: set[bytes]) -> None:
         """Report what we hold of seconds that the peer has shown, and it has not."""
         for begin in range(0, len(ours), _PIECE):
-            ids = ours.ids(begin, min(begin + _PIECE, len(ours)))
-            found = (ids[at : at + 32] for at in range(0, len(ids), 32))
+            found = ours.each_id(begin, min(begin + _PIECE, len(ours)))
             await self._found([event_id for event_id in found if event_id not in listed], ())
             if begin + _PIECE < len(ours):
                 await deferLater(self._clock, 0)
