@@ -13,7 +13,7 @@ import msgspec
 
 from negd.nostr.event import Event
 from negd.nostr.lifecycle import address_of, expiration_of
-from negd.nostr.packed import author_of, event_of, pack, unpack
+from negd.nostr.packed import AUTHOR, event_of, pack, unpack
 
 _DIGEST = 16
 
@@ -61,7 +61,7 @@ class Filing(msgspec.Struct, array_like=True, gc=False):
     @property
     def author(self) -> bytes:
         """The event's author, 32 bytes."""
-        return author_of(self.packed)
+        return self.packed[AUTHOR]
 
     @property
     def json(self) -> bytes:

@@ -13,8 +13,10 @@ from struct import error as StructError
 
 from negd.nostr.event import Event, decode
 
+AUTHOR = slice(96, 128)
+"""Where the event's author lies, 32 bytes."""
+
 _HEAD = Struct(">32s64s32sQH")
-_AUTHOR = slice(96, 128)
 _KIND = slice(_HEAD.size - 2, _HEAD.size)
 _RECORD_TAIL = slice(_HEAD.size - 10, _HEAD.size - 2)
 
@@ -60,11 +62,6 @@ def event_of(packed: bytes) -> Event:
     :raises negd.nostr.event.InvalidEvent: it is none.
     """
     return decode(unpack(packed))
-
-
-def author_of(packed: bytes) -> bytes:
-    """The event's author, 32 bytes."""
-    return packed[_AUTHOR]
 
 
 def kind_of(packed: bytes) -> int:

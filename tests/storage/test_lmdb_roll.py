@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negd.nostr.filing import Filing
 from negd.storage.lmdb import roll as module
+from negd.storage.lmdb.postings import serial_key
 from negd.storage.lmdb.roll import Roll
 
 
@@ -21,6 +23,13 @@ def roll_of(serials: list[int]) -> Roll:
     ids = np.frombuffer(b"".join(entry(serial)[1] for serial in serials), np.uint8)
     kinds = np.array([serial % 65536 for serial in serials], np.uint16)
     return Roll(np.array(serials, np.int64), ids.reshape(-1, 32).copy(), kinds)
+
+
+def entered(serials: list[int]) -> dict[bytes, Filing]:
+    return {
+        serial_key(number): Filing(b"", bytes(8) + event_id, kind, [], None, None)
+        for number, event_id, kind in map(entry, serials)
+    }
 
 
 def known(roll: Roll, serials: list[int]) -> set[int]:
@@ -53,10 +62,10 @@ def test_roll_knows_what_is_there(
         last = max(first, default=0)
         for steps, leaving in rounds:
             new = [last := last + step for step in steps]
-            roll.add([entry(serial) for serial in new])
+            roll.add(entered(new))
             there |= set(new)
             gone = there & leaving
-            roll.drop(sorted(gone))
+            roll.drop([serial_key(serial) for serial in sorted(gone)])
             there -= gone
             everything = list(range(last + 50))
             assert there <= known(roll, everything)
@@ -68,7 +77,7 @@ def test_entries_of_removed_events_do_not_pile_up(monkeypatch: pytest.MonkeyPatc
     roll = Roll.EMPTY
     roll = roll_of([1])
     for serial in range(2, 2000):
-        roll.add([entry(serial)])
-        roll.drop([serial])
+        roll.add(entered([serial]))
+        roll.drop([serial_key(serial)])
     assert len(known(roll, list(range(2000)))) < 30
     assert 1 in known(roll, [1])

@@ -12,7 +12,7 @@ class Changes:
     """What one transaction did, for those who must know once it is committed.
 
     :ivar records: each record touched, and whether it is there now.
-    :ivar entered: serial, id and kind of each new event, in the order of serials.
+    :ivar entered: the new events, by their serials and in the order of these.
     :ivar left: serials of the events that are gone.
     :ivar told: new events for watchers, in order.
     :ivar expiry: the earliest second at which something in this transaction expires.
@@ -20,8 +20,8 @@ class Changes:
     """
 
     records: dict[bytes, bool] = field(default_factory=dict)
-    entered: list[tuple[int, bytes, int]] = field(default_factory=list)
-    left: list[int] = field(default_factory=list)
+    entered: dict[bytes, Filing] = field(default_factory=dict)
+    left: list[bytes] = field(default_factory=list)
     told: list[Filing] = field(default_factory=list)
     expiry: float = float("inf")
     last: bool = False

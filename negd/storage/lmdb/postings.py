@@ -5,6 +5,7 @@ A posting is 14 bytes: ``created_at`` (8), then the event's serial (6).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -105,6 +106,11 @@ def _order(times: Times, ids: Rows) -> Serials:
     bits = np.uint64(min(max(int(offsets.max()).bit_length(), 1), 63))
     heads = np.ascontiguousarray(ids[:, :8]).view(">u8")[:, 0].astype(np.uint64)
     return np.argsort((offsets << (np.uint64(64) - bits)) | (heads >> bits), kind="stable")
+
+
+def serials_in(keys: Iterable[bytes]) -> Serials:
+    """The numbers that these serials are."""
+    return numbers(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, SERIAL))
 
 
 def numbers(rows: Rows) -> Serials:

@@ -7,12 +7,15 @@ event that is not here yet, or no longer, is found in the store itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from negd.storage.lmdb.postings import Mask, Rows, Serials
+from negd.nostr.filing import Filing
+from negd.reconcile import RECORD_SIZE
+from negd.storage.lmdb.postings import Mask, Rows, Serials, serials_in
 
 _ROOM = 1 << 12
 """Entries for which there is room at first; it doubles when it is full."""
@@ -94,7 +97,7 @@ class Roll:
         """Take over these arrays; ``ids`` has the shape (n, 32), ``serials`` ascend."""
         columns = _Columns(serials, ids, kinds, len(serials))
         self._columns = columns.with_places(0) if len(serials) else columns
-        self._gone: list[int] = []
+        self._gone: list[bytes] = []
 
     def find(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
         """Ids and kinds of those events, and which of them are known; the others' mean nothing."""
@@ -114,26 +117,28 @@ class Roll:
         """Have the other's entries in place of these."""
         self._columns, self._gone = other._columns, []
 
-    def add(self, new: list[tuple[int, bytes, int]]) -> None:
-        """Enter new events: serial, id and kind of each, above all that were entered before."""
+    def add(self, new: Mapping[bytes, Filing]) -> None:
+        """Enter new events by their serials, which are above all that were entered before."""
         if not new:
             return
         old = self._columns
         length = old.length + len(new)
         columns = old if length <= len(old.serials) else old.widened(max(_ROOM, 2 * length))
-        serials, ids, kinds = zip(*new, strict=True)
-        columns.serials[old.length : length] = serials
-        columns.ids[old.length : length] = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, 32)
-        columns.kinds[old.length : length] = kinds
+        records = b"".join([filing.record for filing in new.values()])
+        columns.serials[old.length : length] = serials_in(new)
+        rows = np.frombuffer(records, np.uint8).reshape(-1, RECORD_SIZE)
+        columns.ids[old.length : length] = rows[:, 8:]
+        columns.kinds[old.length : length] = [filing.kind for filing in new.values()]
         self._columns = columns._replace(length=length).with_places(old.length)
 
-    def drop(self, gone: list[int]) -> None:
-        """Say which events are removed; they leave the roll when they are as many as the rest."""
+    def drop(self, gone: list[bytes]) -> None:
+        """Say which events are removed, by serials; they leave the roll when they are as many as
+        the rest."""
         self._gone += gone
         columns = self._columns
         if len(self._gone) > max(_MANY_GONE, columns.length // 2):
             serials = columns.serials[: columns.length]
-            stay = np.flatnonzero(np.isin(serials, self._gone, invert=True))
+            stay = np.flatnonzero(np.isin(serials, serials_in(self._gone), invert=True))
             self._columns = columns.only(stay) if len(stay) else Roll.EMPTY._columns
             self._gone = []
 

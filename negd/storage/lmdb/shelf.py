@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from operator import itemgetter
 
 from negd.interfaces import Outcome, Verdict
 from negd.nostr.event import Event
@@ -12,7 +12,7 @@ from negd.nostr.filing import Filing, filing_of
 from negd.nostr.packed import event_of
 from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Transaction
-from negd.storage.lmdb.postings import SERIAL, posting, serial_key
+from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.rules import take
 
 IDS = b"\0"
@@ -25,6 +25,7 @@ _PLACE = 34
 """Bytes of an address before its identifier."""
 
 _DIGEST = 16
+_KEY, _VALUE = itemgetter(0), itemgetter(1)
 _VERDICTS = {outcome: Verdict(outcome) for outcome in Outcome}
 
 
@@ -43,16 +44,34 @@ def address_key(address: bytes) -> bytes:
     return address[:_PLACE] + sha256(address[_PLACE:]).digest()[:_DIGEST]
 
 
-def posting_keys(databases: Databases, filing: Filing) -> list[tuple[Database, list[bytes]]]:
-    """The posting lists that hold the event."""
-    lists = [
-        (databases.kinds, [kind_key(filing.kind)]),
-        (databases.authors, [filing.author]),
-        (databases.tags, filing.tags),
-    ]
-    if filing.expiration is not None:
-        lists.append((databases.expiry, [number_key(filing.expiration)]))
-    return lists
+def entries_of(
+    databases: Databases, filings: Mapping[bytes, Filing]
+) -> dict[Database, list[tuple[bytes, bytes]]]:
+    """What the lists hold for these events, which are given by their serials, in order of lists.
+
+    Records are sorted once, and then keys alone: that takes half as long as sorting both.
+    """
+    ids, kinds, authors, tags, expiry = [], [], [], [], []
+    for serial, filing in sorted(filings.items(), key=_record):
+        value = posting(filing.record, serial)
+        ids.append((IDS, filing.id_bytes + serial))
+        kinds.append((kind_key(filing.kind), value))
+        authors.append((filing.author, value))
+        for key in filing.tags:
+            tags.append((key, value))
+        if filing.expiration is not None:
+            expiry.append((number_key(filing.expiration), value))
+    return {
+        databases.ids: sorted(ids, key=_VALUE),
+        databases.kinds: sorted(kinds, key=_KEY),
+        databases.authors: sorted(authors, key=_KEY),
+        databases.tags: sorted(tags, key=_KEY),
+        databases.expiry: sorted(expiry, key=_KEY),
+    }
+
+
+def _record(item: tuple[bytes, Filing]) -> bytes:
+    return item[1].record
 
 
 def serial_of(ids: Cursor, event_id: bytes) -> bytes | None:
@@ -76,7 +95,7 @@ def last_serial(txn: Transaction, databases: Databases) -> int:
 class LmdbShelf:
     """A :class:`negd.storage.rules.Shelf` on a write transaction, noting what it changes.
 
-    New events and what goes into lists wait until :meth:`settle`: put together, in the order of
+    New events and their entries in lists wait until :meth:`settle`: put together, in the order of
     the keys, they cost less.
 
     :ivar changes: what was done.
@@ -86,12 +105,10 @@ class LmdbShelf:
         self.changes = Changes()
         self._txn = txn
         self._databases = databases
-        self._fresh: dict[bytes, bytes] = {}
+        self._serials: dict[bytes, bytes] = {}
         self._filings: dict[bytes, Filing] = {}
-        self._gone: set[bytes] = set()
-        self._waiting: dict[Database, list[tuple[bytes, bytes]]] = defaultdict(list)
         self._ids = txn.cursor(databases.ids)
-        self._serial = last_serial(txn, databases)
+        self._serial = self._settled = last_serial(txn, databases)
 
     def ingest(self, events: Sequence[Event | Filing], now: float) -> list[Verdict]:
         """Take events in order; see :meth:`negd.interfaces.IEventStore.ingest`."""
@@ -105,23 +122,20 @@ class LmdbShelf:
 
     def settle(self) -> None:
         """Put what waits where it belongs; to be called before the commit."""
-        if not self._waiting:
-            return
-        databases, gone = self._databases, self._gone
-        events = ((serial, filing.packed) for serial, filing in self._filings.items())
+        databases, filings = self._databases, self._filings
+        events = ((serial, filing.packed) for serial, filing in filings.items())
         self._txn.cursor(databases.events).putmulti(events, append=True)
-        for database, entries in self._waiting.items():
-            if gone:
-                entries = [entry for entry in entries if entry[1][-SERIAL:] not in gone]
-            self._txn.cursor(database).putmulti(sorted(entries))
-        self._txn.put(_LAST, serial_key(self._serial), db=databases.meta)
-        self._fresh.clear()
-        self._filings.clear()
-        self._waiting.clear()
-        gone.clear()
+        for database, entries in entries_of(databases, filings).items():
+            self._txn.cursor(database).putmulti(entries)
+        if self._serial > self._settled:
+            self._txn.put(_LAST, serial_key(self._serial), db=databases.meta)
+            self._settled = self._serial
+        self.changes.entered.update(filings)
+        filings.clear()
+        self._serials.clear()
 
     def _serial_of(self, event_id: bytes) -> bytes | None:
-        return self._fresh.get(event_id) or serial_of(self._ids, event_id)
+        return self._serials.get(event_id) or serial_of(self._ids, event_id)
 
     def held(self, event_id: bytes) -> Filing | None:
         """See :class:`negd.storage.rules.Shelf`."""
@@ -147,25 +161,16 @@ class LmdbShelf:
             return False
         self._serial += 1
         serial = serial_key(self._serial)
-        self._fresh[event_id] = serial
+        self._serials[event_id] = serial
         self._filings[serial] = filing
-        self._list(filing, serial, event_id)
         if filing.address is not None:
             self._txn.put(address_key(filing.address), serial, db=self._databases.addresses)
         changes = self.changes
         changes.records[record] = True
-        changes.entered.append((self._serial, event_id, filing.kind))
         changes.told.append(filing)
         if filing.expiration is not None:
             changes.expiry = min(changes.expiry, filing.expiration)
         return True
-
-    def _list(self, filing: Filing, serial: bytes, event_id: bytes) -> None:
-        """Note in which lists the event is to be."""
-        waiting, value = self._waiting, posting(filing.record, serial)
-        for database, keys in posting_keys(self._databases, filing):
-            waiting[database] += [(key, value) for key in keys]
-        waiting[self._databases.ids].append((IDS, event_id + serial))
 
     def remove(self, filing: Filing) -> None:
         """See :class:`negd.storage.rules.Shelf`."""
@@ -173,24 +178,21 @@ class LmdbShelf:
         serial = self._serial_of(event_id)
         if serial is None:
             return
-        if event_id in self._fresh:
-            del self._fresh[event_id], self._filings[serial]
-            self._gone.add(serial)
+        if event_id in self._serials:
+            del self._serials[event_id], self._filings[serial]
         else:
-            self._delete(filing, serial, event_id)
+            self._delete(filing, serial)
+            self.changes.left.append(serial)
         if filing.address is not None:
             self._txn.delete(address_key(filing.address), db=self._databases.addresses)
         self.changes.records[filing.record] = False
-        self.changes.left.append(int.from_bytes(serial, "big"))
 
-    def _delete(self, filing: Filing, serial: bytes, event_id: bytes) -> None:
+    def _delete(self, filing: Filing, serial: bytes) -> None:
         """Take an event away that was put where it belongs."""
         delete, databases = self._txn.delete, self._databases
         delete(serial, db=databases.events)
-        delete(IDS, event_id + serial, db=databases.ids)
-        value = posting(filing.record, serial)
-        for database, keys in posting_keys(databases, filing):
-            for key in keys:
+        for database, entries in entries_of(databases, {serial: filing}).items():
+            for key, value in entries:
                 delete(key, value, db=database)
 
     def forbid_id(self, event_id: bytes, author: bytes) -> None:

@@ -23,9 +23,9 @@ from negd.nostr.filing import Filing
 from negd.nostr.packed import event_of
 from negd.storage.lmdb.book import BOOK, is_readable
 from negd.storage.lmdb.environment import Environment, Transaction
-from negd.storage.lmdb.postings import posting, serial_key
+from negd.storage.lmdb.postings import serial_key
 from negd.storage.lmdb.read_pool import ReadPool
-from negd.storage.lmdb.shelf import IDS, address_key, last_serial, posting_keys, serial_of
+from negd.storage.lmdb.shelf import IDS, address_key, entries_of, last_serial, serial_of
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000
@@ -184,11 +184,12 @@ class Verification:
         if serial_of(txn.cursor(self._databases.ids), event.id_bytes) != serial:
             faults.append("not in ids")
         filing = Filing.of(event)
-        value = posting(filing.record, serial)
-        for database, keys in posting_keys(self._databases, filing):
+        lists = entries_of(self._databases, {serial: filing})
+        del lists[self._databases.ids]
+        for database, entries in lists.items():
             name = self._names[database]
-            piece.entries[name] += len(keys)
-            for key in keys:
+            piece.entries[name] += len(entries)
+            for key, value in entries:
                 if not txn.cursor(database).set_key_dup(key, value):
                     faults.append(f"not in {name} under {key.hex()}")
         if filing.address is not None:
@@ -227,10 +228,9 @@ class Verification:
         filing = self._filing(txn, serial)
         if filing is None:
             return f"lists number {_number(serial)} wrongly under {key.hex()}"
-        lists = dict(posting_keys(self._databases, filing))
-        if posting(filing.record, serial) == value:
-            if key in lists.get(getattr(self._databases, name), ()):
-                return None
+        lists = entries_of(self._databases, {serial: filing})
+        if (key, value) in lists[getattr(self._databases, name)]:
+            return None
         return f"lists {filing.id_bytes.hex()} wrongly under {key.hex()}"
 
     def _id_fault(self, txn: Transaction, name: str, key: bytes, value: bytes) -> str | None:
