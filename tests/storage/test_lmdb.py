@@ -464,7 +464,7 @@ def test_one_failing_write_takes_no_other_with_it(tmp_path: Path) -> None:
 def test_what_waits_for_no_transaction_is_done_also_where_the_map_was_full(tmp_path: Path) -> None:
     """The transaction that met it in line is begun again with a larger map."""
     environment, clock = Environment(str(tmp_path), False, first_map=1 << 18), ThreadedClock()
-    line, submitted = writer.Writer(environment, clock, lambda changes: lambda: None), Flag()
+    line, submitted = writer.Writer(environment, clock, lambda changes: []), Flag()
 
     def large(txn: Transaction, shelf: LmdbShelf) -> str:
         submitted.wait()

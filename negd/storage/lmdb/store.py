@@ -48,6 +48,7 @@ from negd.storage.lmdb.rewrite import rewrite
 from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.salvage import salvage_folder, salvage_open
 from negd.storage.lmdb.shelf import LmdbShelf
+from negd.storage.lmdb.turns import Call
 from negd.storage.lmdb.verify import Verification
 from negd.storage.lmdb.writer import Work, Writer
 from negd.storage.order import newest_first
@@ -64,6 +65,9 @@ _SWEEP = 1000
 
 _SYNC = 1.0
 """Seconds after a commit that was not waited for until it is on the disk at the latest."""
+
+_TELL = 100
+"""New events that watches are told of in one go."""
 
 _TOLD = 100_000
 """Events of a store that is being upgraded between two lines in the log."""
@@ -273,13 +277,17 @@ class LmdbStore:
         refused.errback(StorageError(f"store {self._environment.folder} is open for reading"))
         return refused
 
-    def _committed(self, changes: Changes) -> Callable[[], None]:
+    def _committed(self, changes: Changes) -> list[Call]:
         """In the writer's thread: bring memory up to date, and say how to tell of it."""
         assert self._roll is not None
         self._roll.add(changes.entered)
         self._roll.drop(changes.left)
         self._live.follow(changes)
-        return partial(self._publish, changes, self._live.sets, self._live.behind)
+        told = changes.told
+        return [
+            partial(self._publish, changes, self._live.sets, self._live.behind),
+            *(partial(self._tell, told[at : at + _TELL]) for at in range(0, len(told), _TELL)),
+        ]
 
     def _publish(self, changes: Changes, sets: Sets, behind: bool) -> None:
         self._sets, self._behind = sets, behind
@@ -290,8 +298,10 @@ class LmdbStore:
             self._set_timer()
         if self._sync_delay is not None and self._sync_timer is None:
             self._sync_timer = self._clock.callLater(self._sync_delay, self._sync)
+
+    def _tell(self, filings: list[Filing]) -> None:
         if self._watches:
-            for filing in changes.told:
+            for filing in filings:
                 self._watches.tell(filing.event, filing.json)
 
     def sync_after(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -23,12 +24,13 @@ from negd.errors import NegdError, StorageError
 from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.shelf import LmdbShelf
+from negd.storage.lmdb.turns import Call, Turns
 
 T = TypeVar("T")
 
 log = Logger()
 
-_FULL = 2000
+_FULL = 4000
 """Events after which a transaction takes no further work. Each one touches some five pages at
 random places, less where pages are shared, and LMDB keeps what it wrote anew for two transactions
 more: small ones cost waiting for the disk, large ones room on it and memory."""
@@ -67,10 +69,10 @@ class Writer:
         self,
         environment: Environment,
         reactor: IReactorFromThreads,
-        committed: Callable[[Changes], Callable[[], None]],
+        committed: Callable[[Changes], list[Call]],
     ) -> None:
         self._environment = environment
-        self._reactor = reactor
+        self._turns = Turns(reactor)
         self._committed = committed
         self._line: SimpleQueue[_Job[Any] | _Alone[Any] | None] = SimpleQueue()
         self._next_alone: _Alone[Any] | None = None
@@ -120,36 +122,40 @@ class Writer:
                 self._serve_alone(self._next_alone)
                 self._next_alone = None
         assert self._stopped is not None
-        self._reactor.callFromThread(self._stopped.callback, None)
+        self._turns.add([partial(self._stopped.callback, None)])
 
     def _serve(self, jobs: list[_Job[Any]], others: bool = True) -> None:
         """Commit the jobs, with ``others`` those in line too as long as the transaction is open."""
         try:
             results, changes = self._commit(jobs, others)
             changes.last = changes.last or self._line.empty()
-            publish = self._committed(changes)
+            first = self._committed(changes)
         except lmdb.Error:
-            self._reactor.callFromThread(_fail, jobs, self._explained(Failure()))
+            self._fail(jobs, Failure())
         except Exception:
             self._blame(jobs, Failure())
         else:
-            self._reactor.callFromThread(_give, publish, jobs, results)
+            self._turns.add([*first, *map(_giving, jobs, results)])
 
     def _serve_alone(self, job: _Alone[Any]) -> None:
         try:
             result = job.work()
         except Exception:
-            self._reactor.callFromThread(_fail, [job], self._explained(Failure()))
+            self._fail([job], Failure())
         else:
-            self._reactor.callFromThread(_give, _nothing, [job], [result])
+            self._turns.add([_giving(job, result)])
 
     def _blame(self, jobs: list[_Job[Any]], failure: Failure) -> None:
         """The fault is in one of the works: only that one is to fail."""
         if len(jobs) > 1:
             for job in jobs:
                 self._serve([job], others=False)
-            return
-        self._reactor.callFromThread(_fail, jobs, self._explained(failure))
+        else:
+            self._fail(jobs, failure)
+
+    def _fail(self, jobs: Sequence[_Job[Any] | _Alone[Any]], failure: Failure) -> None:
+        explained = self._explained(failure)
+        self._turns.add([_giving(job, explained) for job in jobs])
 
     def _explained(self, failure: Failure) -> Failure:
         if failure.check(NegdError):
@@ -200,20 +206,11 @@ class Writer:
         return None
 
 
-def _nothing() -> None:
-    """There is nothing to tell of."""
+def _giving(job: _Job[T] | _Alone[T], result: T | Failure) -> Call:
+    """A call that gives out the result, unless nobody wants it any more."""
 
-
-def _give(
-    publish: Callable[[], None], jobs: Sequence[_Job[Any] | _Alone[Any]], results: list[Any]
-) -> None:
-    publish()
-    for job, result in zip(jobs, results, strict=True):
+    def give() -> None:
         if not job.done.called:
             job.done.callback(result)
 
-
-def _fail(jobs: Sequence[_Job[Any] | _Alone[Any]], failure: Failure) -> None:
-    for job in jobs:
-        if not job.done.called:
-            job.done.errback(failure)
+    return give
