@@ -7,6 +7,7 @@ what is wrong with it.  Either way four bytes of length go first.  It holds noth
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,10 @@ Checked: TypeAlias = list[Filing | str]
 """Each of some events as a store takes it, or what is wrong with it, in words."""
 
 _LENGTH = 4
+
+_NICE = 5
+"""By how much others go before: a reactor that waits for a processor answers nobody."""
+
 _lines = msgspec.json.Encoder()
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Checked)
@@ -97,6 +102,7 @@ def main() -> None:
     """Serve on stdin. Signals that a whole group gets are its parent's business."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     with socket(fileno=0) as connection:
         serve(connection)
 
