@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from negd.reconcile.chunk import RECORD_SIZE
+from negd.reconcile.ids import Ids
 from negd.reconcile.reconciler import SMALLEST_FRAME_LIMIT, Initiator, Responder, Step
 from negd.reconcile.records import RecordSet, pack
 from negd.reconcile.wire import UnsupportedVersion
@@ -10,6 +11,7 @@ from negd.reconcile.wire import UnsupportedVersion
 __all__ = [
     "RECORD_SIZE",
     "SMALLEST_FRAME_LIMIT",
+    "Ids",
     "Initiator",
     "RecordSet",
     "Responder",

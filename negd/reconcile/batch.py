@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negd.reconcile.blocks import Block, BlockReader
-from negd.reconcile.chunk import Indices, as_bytes, as_keys
+from negd.reconcile.chunk import Indices, as_keys
 from negd.reconcile.compare import match
 from negd.reconcile.layout import encode, id_rows, lay_out
 from negd.reconcile.walk import Walk
@@ -115,5 +115,5 @@ class BatchWalk(Walk):
             for lo, hi, payload in zip(los.tolist(), his.tolist(), payloads, strict=True):
                 self.learn(lo, hi, hi, payload)
             return
-        self.have += as_bytes(ours[~matched[0]])
-        self.need += as_bytes(theirs[~matched[1]])
+        self.have.add_rows(ours[~matched[0]])
+        self.need.add_rows(theirs[~matched[1]])

@@ -6,6 +6,7 @@ split, how skips are joined, and what happens at a frame size limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from negd.errors import ProtocolViolation
@@ -35,8 +36,8 @@ class Step:
     """
 
     reply: bytes | None
-    have: list[bytes]
-    need: list[bytes]
+    have: Sequence[bytes]
+    need: Sequence[bytes]
     complete: bool
 
 

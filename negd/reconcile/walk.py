@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from negd.errors import ProtocolViolation
+from negd.reconcile.ids import Ids
 from negd.reconcile.output import Output
 from negd.reconcile.records import RecordSet
 from negd.reconcile.wire import (
@@ -26,8 +27,8 @@ class Walk:
     def __init__(self, records: RecordSet, frame_limit: int, *, answers_lists: bool) -> None:
         self.records = records
         self.out = Output(records, frame_limit)
-        self.have: list[bytes] = []
-        self.need: list[bytes] = []
+        self.have = Ids()
+        self.need = Ids()
         self.answers_lists = answers_lists
 
     def run(self, message: bytes) -> None:

@@ -7,10 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
+from negd.reconcile import Ids
 from negd.sync.budget import Allowance
 
 _REMEMBERED = 100_000
 """Ids found of which it is known that they have been found."""
+
+
+_BLOCK = 1000
+"""Ids of a block of a line, to which no further ones are joined."""
 
 
 class Line:
@@ -22,7 +27,9 @@ class Line:
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self._allowance = allowance or Allowance()
-        self._line: deque[bytes] = deque()
+        self._line: deque[Ids] = deque()
+        self._taken = 0
+        self._length = 0
         self._finished = False
         self.is_deserted = False
         self._takers: deque[Deferred[None]] = deque()
@@ -30,11 +37,17 @@ class Line:
         self._roomy = 0
 
     def __len__(self) -> int:
-        return len(self._line)
+        return self._length
 
     def put(self, ids: Iterable[bytes]) -> None:
         """Put ids in line."""
-        self._line.extend(ids)
+        block = Ids(ids)
+        if block:
+            self._length += len(block)
+            if self._line and len(self._line[-1]) < _BLOCK:
+                self._line[-1].extend(block)
+            else:
+                self._line.append(block)
         self._wake()
 
     def put_back(self, ids: Sequence[bytes]) -> None:
@@ -44,9 +57,7 @@ class Line:
 
     def take_back(self) -> list[bytes]:
         """All that is left in line, whatever may be taken."""
-        left = list(self._line)
-        self._line.clear()
-        return left
+        return self._first(self._length)
 
     def finish(self) -> None:
         """Nothing new comes any more: takers get what is left, then nothing."""
@@ -55,7 +66,7 @@ class Line:
 
     async def take(self, most: int) -> list[bytes]:
         """Up to ``most`` ids; waits for the first. Empty once all is taken that may be."""
-        while not self._line and not self._finished:
+        while not self._length and not self._finished:
             ready: Deferred[None] = Deferred(self._takers.remove)
             self._takers.append(ready)
             await ready
@@ -63,11 +74,25 @@ class Line:
 
     def take_ready(self, most: int) -> list[bytes]:
         """Up to ``most`` ids of those in line now."""
-        granted = self._allowance.grant(min(most, len(self._line)))
-        taken = [self._line.popleft() for _ in range(granted)]
-        if not granted or len(self._line) <= self._roomy:
+        granted = self._allowance.grant(min(most, self._length))
+        taken = self._first(granted)
+        if not granted or self._length <= self._roomy:
             self._make_room()
         return taken
+
+    def _first(self, count: int) -> list[bytes]:
+        """Take that many ids off the line, which has them."""
+        first: list[bytes] = []
+        while len(first) < count:
+            block = self._line[0]
+            part = block[self._taken : self._taken + count - len(first)]
+            first += part
+            self._taken += len(part)
+            if self._taken == len(block):
+                self._line.popleft()
+                self._taken = 0
+        self._length -= count
+        return first
 
     def desert(self) -> None:
         """Nobody takes any more: there is no use in waiting for room."""
@@ -79,7 +104,7 @@ class Line:
 
         For one waiter at a time.
         """
-        if len(self._line) > most and not self.is_deserted:
+        if self._length > most and not self.is_deserted:
             self._roomy = most
             room: Deferred[None] = Deferred(self._putters.remove)
             self._putters.append(room)
@@ -91,7 +116,7 @@ class Line:
             putter.callback(None)
 
     def _wake(self) -> None:
-        while self._takers and (self._line or self._finished):
+        while self._takers and (self._length or self._finished):
             self._takers.popleft().callback(None)
 
 

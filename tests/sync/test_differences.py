@@ -53,3 +53,14 @@ class DifferencesTests(SynchronousTestCase):
         self.line.desert()
         self.successResultOf(waiting)
         self.successResultOf(Deferred.fromCoroutine(self.line.drained(5)))
+
+    def test_a_line_keeps_the_order_however_it_was_put_and_taken(self) -> None:
+        many = [n.to_bytes(32, "big") for n in range(5000)]
+        for begin in range(0, 5000, 700):
+            self.line.add(many[begin : begin + 700])
+        taken = self.line.take_ready(1) + self.line.take_ready(1399) + self.line.take_ready(3000)
+        self.assertEqual(taken, many[:4400])
+        self.line.put_back(many[:2])
+        self.assertEqual(len(self.line), 602)
+        self.assertEqual(self.line.take_back(), [*many[4400:], *many[:2]])
+        self.assertEqual(self.line.take_ready(10), [])
