@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from negd.reconcile.blocks import Block, BlockReader
-from negd.reconcile.chunk import Indices, as_keys
+from negd.reconcile.chunk import Indices, Mask, as_keys
 from negd.reconcile.compare import match
 from negd.reconcile.layout import encode, id_rows, lay_out
 from negd.reconcile.walk import Walk
 from negd.reconcile.wire import FINGERPRINT, FINGERPRINT_SIZE, ID_LIST, ID_SIZE
-
-Mask = npt.NDArray[np.bool_]
 
 _BLOCK = 4096
 """Ranges read at a time: what bounds the memory in use beside message and answer."""
@@ -115,5 +112,5 @@ class BatchWalk(Walk):
             for lo, hi, payload in zip(los.tolist(), his.tolist(), payloads, strict=True):
                 self.learn(lo, hi, hi, payload)
             return
-        self.have.add_rows(ours[~matched[0]])
-        self.need.add_rows(theirs[~matched[1]])
+        self.have.add_rows(ours, ~matched[0])
+        self.need.add_rows(theirs, ~matched[1])

@@ -29,6 +29,7 @@ Rows: TypeAlias = npt.NDArray[np.uint8]
 Keys: TypeAlias = npt.NDArray[np.bytes_]
 Lanes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
 
 
 _NOTHING = np.zeros(LANES, np.uint64)

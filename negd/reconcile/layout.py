@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negd.reconcile.blocks import Block
-from negd.reconcile.chunk import Indices, Rows, interleaved
+from negd.reconcile.chunk import Indices, Mask, Rows, interleaved
 from negd.reconcile.output import BUCKETS, FEW
 from negd.reconcile.records import RecordSet
 from negd.reconcile.varints import encode_varints
@@ -20,8 +20,6 @@ from negd.reconcile.wire import (
     INFINITY,
     SKIP,
 )
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Layout(NamedTuple):

@@ -40,7 +40,7 @@ _NOT_MOVED = ("explained", "unfetchable", "gone")
 _MOST_IN_LINE = 100_000
 """Differences found and not yet moved from which on none are looked for."""
 
-_PIECE = 2000
+_PIECE = 1000
 """Ids put in line in one turn of the reactor, which takes some 5 ms."""
 
 _MOST_CARRIED = 10_000
