@@ -16,27 +16,28 @@ from negd.storage.lmdb.roll import Roll
 
 
 def entry(serial: int) -> tuple[int, bytes, int]:
-    return serial, sha256(b"%d" % serial).digest(), serial % 65536
+    digest = sha256(b"%d" % serial).digest()
+    return serial, digest[:8] + digest, serial % 65536
 
 
 def roll_of(serials: list[int]) -> Roll:
-    ids = np.frombuffer(b"".join(entry(serial)[1] for serial in serials), np.uint8)
+    records = np.frombuffer(b"".join(entry(serial)[1] for serial in serials), np.uint8)
     kinds = np.array([serial % 65536 for serial in serials], np.uint16)
-    return Roll(np.array(serials, np.int64), ids.reshape(-1, 32).copy(), kinds)
+    return Roll(np.array(serials, np.int64), records.reshape(-1, 40).copy(), kinds)
 
 
 def entered(serials: list[int]) -> dict[bytes, Filing]:
     return {
-        serial_key(number): Filing(b"", bytes(8) + event_id, kind, [], None, None)
-        for number, event_id, kind in map(entry, serials)
+        serial_key(number): Filing(b"", record, kind, [], None, None)
+        for number, record, kind in map(entry, serials)
     }
 
 
 def known(roll: Roll, serials: list[int]) -> set[int]:
     """The serials that the roll knows, each of which it must know rightly."""
-    ids, kinds, found = roll.find(np.array(serials, np.int64))
+    records, kinds, found = roll.find(np.array(serials, np.int64))
     for place in np.flatnonzero(found):
-        assert (bytes(ids[place]), kinds[place]) == entry(serials[place])[1:]
+        assert (bytes(records[place]), kinds[place]) == entry(serials[place])[1:]
     return {serial for serial, there in zip(serials, found, strict=True) if there}
 
 

@@ -10,7 +10,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.reconcile import RecordSet
 from negd.storage.lmdb.environment import Database, Environment, Transaction
 from negd.storage.lmdb.live import Sets
-from negd.storage.lmdb.postings import POSTING, SERIAL, Mask, Rows, Serials, numbers, record_set
+from negd.storage.lmdb.postings import POSTING, SERIAL, Mask, Rows, Serials, numbers
 from negd.storage.lmdb.reader import Reader
 from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.shelf import IDS
@@ -54,24 +54,28 @@ def _load(environment: Environment) -> tuple[Roll, RecordSet]:
         entries = _lists(txn, databases.ids, [IDS], 32 + SERIAL)
         keys = list(txn.cursor(databases.kinds).iternext_nodup(values=False))
         postings = _lists(txn, databases.kinds, keys, POSTING)
-    serials = numbers(postings[:, -SERIAL:])
+    serials = _serials(postings)
     order = np.argsort(serials, kind="stable")
     serials, postings = serials[order], postings[order]
-    places, found = _look_up(numbers(entries[:, -SERIAL:]), serials)
+    places, found = _look_up(_serials(entries), serials)
     if not found.all():
         places, serials, postings = places[found], serials[found], postings[found]
-    ids, kinds = entries[places, 1:33], numbers(postings[:, :2]).astype(np.uint16)
-    return Roll(serials, ids, kinds), record_set(
-        numbers(postings[:, 2:10]).view(np.uint64), ids, copies=True
-    )
+    records = np.concatenate((postings[:, 2:10], entries[places, 1:33]), axis=1)
+    kinds = postings[:, :2].copy().view(">u2")[:, 0].astype(np.uint16)
+    return Roll(serials, records, kinds), RecordSet.from_records(records)
 
 
 def _lists(txn: Transaction, database: Database, keys: list[bytes], width: int) -> Rows:
     """The whole lists, keys and values, one entry a row."""
     if not keys:
-        return np.empty((0, 1 + width), np.uint8)
+        return np.empty((0, 2 + width), np.uint8)
     data = txn.cursor(database).getmulti(keys, dupdata=True, dupfixed_bytes=width, keyfixed=True)
     return np.frombuffer(data, np.uint8).reshape(-1, len(keys[0]) + width)
+
+
+def _serials(entries: Rows) -> Serials:
+    """The serials with which they end."""
+    return numbers(entries, entries.shape[1] - SERIAL, SERIAL)
 
 
 def _look_up(serials: Serials, wanted: Serials) -> tuple[Serials, Mask]:

@@ -11,8 +11,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from negd.reconcile import RECORD_SIZE, RecordSet
-
 SERIAL = 6
 """Bytes of a serial, big-endian: room for a thousand events a second for nine thousand years."""
 
@@ -41,9 +39,13 @@ class Postings(NamedTuple):
     serials: Serials
 
     @classmethod
-    def of(cls, rows: Rows) -> Postings:
-        """Those in an array of shape (n, 14)."""
-        return cls(numbers(rows[:, :8]).view(np.uint64), numbers(rows[:, 8:]))
+    def of(cls, entries: Rows) -> Postings:
+        """Those with which these entries end, one a row."""
+        width = entries.shape[1]
+        return cls(
+            numbers(entries, width - POSTING, 8).view(np.uint64),
+            numbers(entries, width - SERIAL, SERIAL),
+        )
 
     def where(self, mask: Mask) -> Postings:
         """Those at which ``mask`` is true."""
@@ -77,45 +79,23 @@ class Postings(NamedTuple):
 NONE = Postings(np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
-def record_set(times: Times, ids: Rows, *, copies: bool = False) -> RecordSet:
-    """The records of these times and ids; quickest where the times ascend.
-
-    :param copies: for a set that is kept and changed: see :meth:`RecordSet.from_records`.
-    """
-    words = np.empty((len(ids), RECORD_SIZE // 8), np.uint64)
-    words[:, 0] = times.astype(">u8").view(np.uint64)
-    words[:, 1:] = np.ascontiguousarray(ids).view(np.uint64)
-    if (times[1:] >= times[:-1]).all():
-        tied = times[1:] == times[:-1]
-        tied = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
-        words[tied] = words[tied[_order(times[tied], ids[tied])]]
-    else:
-        words = words[_order(times, ids)]
-    rows = words.view(np.uint8).reshape(-1, RECORD_SIZE)
-    return RecordSet.from_records(rows, copies=copies)
-
-
-def _order(times: Times, ids: Rows) -> Serials:
-    """The order of records by 64 bits, which is nearly always the right one.
-
-    The bits are what there is of seconds, then of the id.
-    """
-    if not len(times):
-        return np.empty(0, np.int64)
-    offsets = times - times.min()
-    bits = np.uint64(min(max(int(offsets.max()).bit_length(), 1), 63))
-    heads = np.ascontiguousarray(ids[:, :8]).view(">u8")[:, 0].astype(np.uint64)
-    return np.argsort((offsets << (np.uint64(64) - bits)) | (heads >> bits), kind="stable")
-
-
 def serials_in(keys: Iterable[bytes]) -> Serials:
     """The numbers that these serials are."""
-    return numbers(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, SERIAL))
+    return numbers(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, SERIAL), 0, SERIAL)
 
 
-def numbers(rows: Rows) -> Serials:
-    """Big-endian numbers of up to 8 bytes, one a row."""
-    width = rows.shape[1]
-    padded = np.zeros((len(rows), 8), np.uint8)
-    padded[:, 8 - width :] = rows
-    return padded.view(">i8")[:, 0].astype(np.int64)
+def numbers(rows: Rows, begin: int, size: int) -> Serials:
+    """The big-endian number of ``size`` bytes from ``begin`` on in each of contiguous rows.
+
+    Read as eight bytes where they are, which is five times as fast as to copy those that count.
+    """
+    count, width = rows.shape
+    if not count:
+        return np.empty(0, np.int64)
+    lead = max(8 - begin - size, 0)
+    data = np.concatenate((np.zeros(lead, np.uint8), rows.reshape(-1))) if lead else rows
+    offset = begin + size + lead - 8
+    found = np.ndarray(count, ">u8", data, offset, (width,)).astype(np.int64)
+    if size < 8:
+        found &= (1 << 8 * size) - 1
+    return found

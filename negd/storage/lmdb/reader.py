@@ -29,7 +29,6 @@ from negd.storage.lmdb.postings import (
     Postings,
     Rows,
     Serials,
-    record_set,
     serial_key,
 )
 from negd.storage.lmdb.roll import Kinds, Roll
@@ -69,7 +68,7 @@ class _Condition:
 class Reader:
     """Reads of one environment, each in a transaction of its own.
 
-    :param roll: ids and kinds in memory; without them they are looked up in the events.
+    :param roll: records and kinds in memory; without them they are looked up in the events.
     """
 
     def __init__(self, environment: Environment, roll: Roll | None = None) -> None:
@@ -243,21 +242,19 @@ class _View:
         return wanted.matches(event_of(packed))
 
     def _records(self, postings: Postings) -> RecordSet:
-        ids, _, mask = self._entries(postings.serials)
-        if mask.all():
-            return record_set(postings.times, ids)
-        return record_set(postings.times[mask], ids[mask])
+        records, _, mask = self._entries(postings.serials)
+        return RecordSet.from_records(records if mask.all() else records[mask], copies=False)
 
     def _entries(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
-        """Ids and kinds of events, and which of them are there at all."""
-        ids, kinds, mask = (self._roll or Roll.EMPTY).find(serials)
+        """Records and kinds of events, and which of them are there at all."""
+        records, kinds, mask = (self._roll or Roll.EMPTY).find(serials)
         for place in np.flatnonzero(~mask).tolist():
             packed = self._packed(serial_key(int(serials[place])))
             if packed is not None:
-                ids[place] = np.frombuffer(packed, np.uint8, 32)
+                records[place] = np.frombuffer(record_of(packed), np.uint8)
                 kinds[place] = kind_of(packed)
                 mask[place] = True
-        return ids, kinds, mask
+        return records, kinds, mask
 
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
@@ -335,8 +332,8 @@ class _View:
                 return few
         cursor = self._txn.cursor(condition.database)
         data = cursor.getmulti(condition.keys, dupdata=True, dupfixed_bytes=POSTING, keyfixed=True)
-        pairs = np.frombuffer(data, np.uint8).reshape(-1, len(condition.keys[0]) + POSTING)
-        found = Postings.of(pairs[:, -POSTING:]).between(wanted.since, wanted.until)
+        entries = np.frombuffer(data, np.uint8).reshape(-1, len(condition.keys[0]) + POSTING)
+        found = Postings.of(entries).between(wanted.since, wanted.until)
         return found.distinct() if self._overlaps(condition) else found
 
     def _overlaps(self, condition: _Condition) -> bool:

@@ -1,4 +1,4 @@
-"""The roll: id and kind of every event by its serial, in memory (50 bytes an event).
+"""The roll: record and kind of every event by its serial, in memory (58 bytes an event).
 
 Posting lists name events by serials; this is what makes records of them without a look at the
 events.  Serials are never given out twice, so an entry is right for readers of any transaction; an
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from negd.nostr.filing import Filing
 from negd.reconcile import RECORD_SIZE
 from negd.storage.lmdb.postings import Mask, Rows, Serials, serials_in
+
+_RECORD = np.dtype(f"V{RECORD_SIZE}")
+"""A record in one piece: taken six times as fast as a row of bytes."""
 
 _ROOM = 1 << 12
 """Entries for which there is room at first; it doubles when it is full."""
@@ -39,7 +42,7 @@ class _Columns(NamedTuple):
     """
 
     serials: Serials
-    ids: Rows
+    records: Rows
     kinds: Kinds
     length: int
     places: Places | None = None
@@ -48,13 +51,13 @@ class _Columns(NamedTuple):
         """The same entries in arrays of another size."""
         wider = _Columns(
             np.empty(room, np.int64),
-            np.empty((room, 32), np.uint8),
+            np.empty((room, RECORD_SIZE), np.uint8),
             np.empty(room, np.uint16),
             self.length,
             self.places,
         )
         wider.serials[: self.length] = self.serials[: self.length]
-        wider.ids[: self.length] = self.ids[: self.length]
+        wider.records[: self.length] = self.records[: self.length]
         wider.kinds[: self.length] = self.kinds[: self.length]
         return wider
 
@@ -62,7 +65,7 @@ class _Columns(NamedTuple):
         """Some of the entries."""
         count = len(places)
         return _Columns(
-            self.serials[places], self.ids[places], self.kinds[places], count
+            self.serials[places], self.records[places], self.kinds[places], count
         ).with_places(0)
 
     def with_places(self, old_length: int) -> _Columns:
@@ -93,25 +96,27 @@ class Roll:
 
     EMPTY: ClassVar[Roll]
 
-    def __init__(self, serials: Serials, ids: Rows, kinds: Kinds) -> None:
-        """Take over these arrays; ``ids`` has the shape (n, 32), ``serials`` ascend."""
-        columns = _Columns(serials, ids, kinds, len(serials))
+    def __init__(self, serials: Serials, records: Rows, kinds: Kinds) -> None:
+        """Take over these arrays; ``records`` has the shape (n, 40), ``serials`` ascend."""
+        columns = _Columns(serials, records, kinds, len(serials))
         self._columns = columns.with_places(0) if len(serials) else columns
         self._gone: list[bytes] = []
 
     def find(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
-        """Ids and kinds of those events, and which of them are known; the others' mean nothing."""
+        """Records and kinds of those events, and which of them are known; the others' mean
+        nothing."""
         columns = self._columns
         if not columns.length:
             count = len(serials)
             return (
-                np.empty((count, 32), np.uint8),
+                np.empty((count, RECORD_SIZE), np.uint8),
                 np.empty(count, np.uint16),
                 np.zeros(count, bool),
             )
         places = columns.find(serials)
         found = columns.serials.take(places) == serials
-        return columns.ids.take(places, axis=0), columns.kinds.take(places), found
+        records = columns.records.view(_RECORD)[:, 0].take(places, mode="clip")
+        return records.view(np.uint8).reshape(-1, RECORD_SIZE), columns.kinds.take(places), found
 
     def take(self, other: Roll) -> None:
         """Have the other's entries in place of these."""
@@ -127,7 +132,7 @@ class Roll:
         records = b"".join([filing.record for filing in new.values()])
         columns.serials[old.length : length] = serials_in(new)
         rows = np.frombuffer(records, np.uint8).reshape(-1, RECORD_SIZE)
-        columns.ids[old.length : length] = rows[:, 8:]
+        columns.records[old.length : length] = rows
         columns.kinds[old.length : length] = [filing.kind for filing in new.values()]
         self._columns = columns._replace(length=length).with_places(old.length)
 
@@ -143,4 +148,6 @@ class Roll:
             self._gone = []
 
 
-Roll.EMPTY = Roll(np.empty(0, np.int64), np.empty((0, 32), np.uint8), np.empty(0, np.uint16))
+Roll.EMPTY = Roll(
+    np.empty(0, np.int64), np.empty((0, RECORD_SIZE), np.uint8), np.empty(0, np.uint16)
+)
