@@ -2,8 +2,7 @@
 
 Reconciliation is measured in CPU seconds of both sides together. ``reference`` is what the C++
 implementation (``Vector`` storage) took on a machine of two cores like the one the goals are for;
-the rows of the plain walk and of the compact form can be compared with those above them in the
-same run.
+the rows of the plain walk can be compared with those above them in the same run.
 """
 
 from __future__ import annotations
@@ -43,9 +42,14 @@ def rows_of(differences: int) -> tuple[Rows, Rows]:
 
 
 @lru_cache(maxsize=1)
-def sets_of(differences: int, compact: bool) -> tuple[RecordSet, RecordSet]:
+def sets_of(differences: int) -> tuple[RecordSet, RecordSet]:
     ours, theirs = map(RecordSet.from_records, rows_of(differences))
-    return (ours.compacted(), theirs.compacted()) if compact else (ours, theirs)
+    return ours, theirs
+
+
+def fresh(records: RecordSet) -> RecordSet:
+    """The same records in a set of which nothing was asked yet."""
+    return RecordSet.from_records(records.to_array(), is_sorted=True)
 
 
 class Run:
@@ -86,15 +90,9 @@ def test_build(benchmark: Any, order: str) -> None:
     benchmark.extra_info["bytes a record"] = round(built.nbytes / RECORDS, 1)
 
 
-def test_compact(benchmark: Any) -> None:
-    records = sets_of(100, compact=False)[0]
-    compact = benchmark.pedantic(records.compacted, rounds=9)
-    benchmark.extra_info["bytes a record"] = round(compact.nbytes / RECORDS, 1)
-
-
 @pytest.mark.parametrize("count", [1, 1000, 100_000])
 def test_insert(benchmark: Any, count: int) -> None:
-    records = sets_of(200_000, compact=False)[0]
+    records = sets_of(200_000)[0]
     added = rows_of(200_000)[1][-count:]
     if count == 1:
         benchmark.extra_info["goal"] = 0.002
@@ -113,12 +111,18 @@ GOALS = {
 @pytest.mark.parametrize("differences", [100, 20_000, 200_000])
 def test_reconcile(benchmark: Any, differences: int, limit: int) -> None:
     benchmark.extra_info.update(GOALS.get((differences, limit), {}))
-    measure(benchmark, sets_of(differences, compact=False), limit, differences)
+    """Over sets in use: so much was asked of them that they keep all their sums."""
+    sets = sets_of(differences)
+    bounds = np.arange(RECORDS + 1)
+    for records in sets:
+        records.fingerprints(bounds[:-1], bounds[1:])
+    measure(benchmark, sets, limit, differences)
 
 
-@pytest.mark.parametrize(("differences", "limit"), [(100, 0), (20_000, 0), (20_000, FRAME)])
-def test_reconcile_compact(benchmark: Any, differences: int, limit: int) -> None:
-    measure(benchmark, sets_of(differences, compact=True), limit, differences)
+@pytest.mark.parametrize("differences", [100, 20_000])
+def test_reconcile_first(benchmark: Any, differences: int) -> None:
+    """Over sets of which nothing was asked before."""
+    measure(benchmark, sets_of(differences), 0, differences, made=fresh)
 
 
 @pytest.mark.parametrize("differences", [100, 20_000])
@@ -126,15 +130,26 @@ def test_reconcile_plain_walk(
     benchmark: Any, differences: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciler, "BatchWalk", Walk)
-    measure(benchmark, sets_of(differences, compact=False), 0, differences)
+    measure(benchmark, sets_of(differences), 0, differences)
 
 
-def measure(benchmark: Any, sets: tuple[RecordSet, RecordSet], limit: int, ids: int) -> None:
+def measure(
+    benchmark: Any,
+    sets: tuple[RecordSet, RecordSet],
+    limit: int,
+    ids: int,
+    made: Callable[[RecordSet], RecordSet] = lambda records: records,
+) -> None:
     """CPU seconds, for which pytest-benchmark is given that clock."""
     benchmark._timer = time.process_time
     runs: list[Run] = []
     rounds = 15 if ids == 100 else 5
-    benchmark.pedantic(lambda: runs.append(Run(*sets, limit)), rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(
+        lambda ours, theirs: runs.append(Run(ours, theirs, limit)),
+        setup=lambda: (tuple(map(made, sets)), {}),
+        rounds=rounds,
+        warmup_rounds=1,
+    )
     run = runs[-1]
     assert len(run.learned) == ids
     for side in run.cpu:
@@ -148,14 +163,14 @@ def opened(records: RecordSet) -> list[Responder]:
 
 def test_thousand_sessions_opened(benchmark: Any) -> None:
     """The goal is 100 us and 4 KB for each."""
-    records = sets_of(100, compact=False)[0]
+    records = sets_of(100)[0]
     benchmark.extra_info["goal"] = SESSIONS * 100e-6
     benchmark.pedantic(opened, (records,), rounds=9)
     benchmark.extra_info["bytes a session"] = bytes_for(lambda: opened(records)) // SESSIONS
 
 
 def test_thousand_sessions_opened_and_first_message_answered(benchmark: Any) -> None:
-    ours, theirs = sets_of(100, compact=False)
+    ours, theirs = sets_of(100)
     message = Initiator(theirs).initiate()
     benchmark.pedantic(
         lambda: [session.reconcile(message).reply for session in opened(ours)], rounds=3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from negd.reconcile.chunk import RECORD_SIZE
+from negd.reconcile.arrays import RECORD_SIZE
 from negd.reconcile.ids import Ids
 from negd.reconcile.reconciler import SMALLEST_FRAME_LIMIT, Initiator, Responder, Step
 from negd.reconcile.records import RecordSet, pack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from negd.reconcile.arrays import Indices, Mask, as_keys
 from negd.reconcile.blocks import Block, BlockReader
-from negd.reconcile.chunk import Indices, Mask, as_keys
 from negd.reconcile.compare import match
 from negd.reconcile.layout import encode, id_rows, lay_out
 from negd.reconcile.walk import Walk

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from negd.errors import ProtocolViolation
-from negd.reconcile.chunk import RECORD_SIZE, Indices, Rows, as_keys
+from negd.reconcile.arrays import RECORD_SIZE, Indices, Rows, as_keys
 from negd.reconcile.wire import (
     FINGERPRINT,
     FINGERPRINT_SIZE,

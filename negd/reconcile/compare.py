@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from negd.reconcile.chunk import Indices, Mask, Rows
+from negd.reconcile.arrays import Indices, Mask, Rows
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that no two lists shift the ids they hold alike."""

@@ -9,7 +9,8 @@ import hashlib
 
 import numpy as np
 
-from negd.reconcile.chunk import LANES, Indices, Lanes, Rows, as_bytes
+from negd.reconcile.arrays import Indices, Rows, as_bytes
+from negd.reconcile.sums import LANES, Lanes
 from negd.reconcile.varints import encode_varints
 from negd.reconcile.wire import FINGERPRINT_SIZE, encode_varint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
-from negd.reconcile.chunk import CHUNK, Mask, Rows
+from negd.reconcile.arrays import PIECE, Mask, Rows
 
 ID = 32
 _PIECE = 1 << 10
@@ -34,8 +34,8 @@ class Ids(Sequence[bytes]):
 
         Not all in one call, which would hold up all other threads for 0.1 s a million.
         """
-        for begin in range(0, len(rows), CHUNK):
-            piece = slice(begin, begin + CHUNK)
+        for begin in range(0, len(rows), PIECE):
+            piece = slice(begin, begin + PIECE)
             self._data += rows[piece][which[piece]].tobytes()
 
     def __len__(self) -> int:

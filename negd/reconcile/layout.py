@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from negd.reconcile.arrays import Indices, Mask, Rows, interleaved
 from negd.reconcile.blocks import Block
-from negd.reconcile.chunk import Indices, Mask, Rows, interleaved
 from negd.reconcile.output import BUCKETS, FEW
 from negd.reconcile.records import RecordSet
 from negd.reconcile.varints import encode_varints

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from negd.reconcile.chunk import RECORD_SIZE, Indices, Keys, Rows, as_keys, as_rows
+from negd.reconcile.arrays import RECORD_SIZE, Indices, Keys, Rows, as_keys, as_rows
 
 Records: TypeAlias = bytes | bytearray | memoryview | Rows
 """Records one after another, or a u8 array of shape (n, 40) or (n * 40,)."""
@@ -32,8 +32,10 @@ def is_ascending(rows: Rows) -> bool:
     return _ascends(seconds) and _is_strict(as_keys(rows)[_tied(seconds)])
 
 
-def sorted_distinct(rows: Rows) -> Rows:
+def sorted_distinct(rows: Rows, *, owned: bool = False) -> Rows:
     """``rows`` in order, each once; the same array if they are.
+
+    :param owned: whether they may be moved within their array.
 
     Quickest where the seconds ascend, in whatever order the ids of one second are.
     """
@@ -48,7 +50,7 @@ def sorted_distinct(rows: Rows) -> Rows:
     ordered = doubtful[np.argsort(_coarse_order(as_rows(doubtful)))]
     if not _is_strict(ordered):
         ordered.sort()
-    keys = as_keys(rows).copy()
+    keys = as_keys(rows if owned else rows.copy())
     keys[tied] = ordered
     distinct = np.ones(len(keys), np.bool_)
     distinct[tied[1:][ordered[1:] == ordered[:-1]]] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negd.reconcile import RecordSet, pack
+from negd.reconcile import RecordSet, pack, sums
 from negd.reconcile import chunk as chunks
-from negd.reconcile.chunk import CHUNK, as_keys
+from negd.reconcile.arrays import as_keys
+from negd.reconcile.chunk import CHUNK
 from negd.reconcile.wire import encode_varint
 
 CREATED_AT = st.sampled_from([0, 1, 2, 1_700_000_000, 1_700_000_001, 2**63, 2**64 - 2])
@@ -25,20 +27,24 @@ EVENT_IDS = st.one_of(
 RECORDS = st.lists(st.builds(pack, CREATED_AT, EVENT_IDS), max_size=60)
 
 
-@pytest.fixture(autouse=True, params=["one chunk", "many chunks"])
-def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test also runs with chunks so small that a few records make many."""
-    if request.param == "many chunks":
+@pytest.fixture(
+    autouse=True,
+    params=["one chunk, few sums", "many chunks, few sums", "many chunks, all sums"],
+)
+def size_of_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with chunks so small that a few records make many, and with sums of every
+    eighth record or of each, whatever is asked of them."""
+    if "many" in request.param:
         monkeypatch.setattr(chunks, "CHUNK", 4)
         monkeypatch.setattr(chunks, "LARGEST_CHUNK", 6)
+    monkeypatch.setattr(sums, "_REFINED_AT", 0 if "few" in request.param else 10**9)
 
 
 anything = settings(max_examples=60, deadline=None)
 
 
-def set_of(records: list[bytes], *, compact: bool = False) -> RecordSet:
-    made = RecordSet.from_records(b"".join(records))
-    return made.compacted() if compact else made
+def set_of(records: list[bytes]) -> RecordSet:
+    return RecordSet.from_records(b"".join(records))
 
 
 def model(records: list[bytes]) -> list[bytes]:
@@ -52,9 +58,9 @@ def fingerprint(records: list[bytes]) -> bytes:
 
 
 @anything
-@given(RECORDS, st.booleans())
-def test_a_set_holds_its_records_once_and_in_order(records: list[bytes], compact: bool) -> None:
-    held = set_of(records, compact=compact)
+@given(RECORDS)
+def test_a_set_holds_its_records_once_and_in_order(records: list[bytes]) -> None:
+    held = set_of(records)
     expected = model(records)
     assert list(held) == expected
     assert len(held) == len(expected)
@@ -64,6 +70,8 @@ def test_a_set_holds_its_records_once_and_in_order(records: list[bytes], compact
     assert all(record in held for record in records)
     assert held == set_of(list(reversed(records)))
     assert held == RecordSet.from_records(held.to_array(), is_sorted=True)
+    rows = np.frombuffer(b"".join(records), np.uint8).copy()
+    assert held == RecordSet.from_records(rows, owned=True)
 
 
 @anything
@@ -74,11 +82,11 @@ def test_a_record_is_in_a_set_or_not(records: list[bytes], other: bytes) -> None
 
 
 @anything
-@given(RECORDS, RECORDS, st.booleans())
+@given(RECORDS, RECORDS)
 def test_what_is_inserted_is_there_and_the_set_it_came_from_unchanged(
-    records: list[bytes], added: list[bytes], compact: bool
+    records: list[bytes], added: list[bytes]
 ) -> None:
-    held = set_of(records, compact=compact)
+    held = set_of(records)
     assert list(held.insert(b"".join(added))) == model(records + added)
     assert list(held) == model(records)
 
@@ -96,11 +104,9 @@ def test_what_is_deleted_is_gone_and_unknown_records_are_no_matter(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), RECORDS), max_size=12), st.booleans())
-def test_any_row_of_changes_leaves_a_sound_set(
-    changes: list[tuple[bool, list[bytes]]], compact: bool
-) -> None:
-    held, expected = set_of([], compact=compact), set[bytes]()
+@given(st.lists(st.tuples(st.booleans(), RECORDS), max_size=12))
+def test_any_row_of_changes_leaves_a_sound_set(changes: list[tuple[bool, list[bytes]]]) -> None:
+    held, expected = set_of([]), set[bytes]()
     for is_insert, records in changes:
         data = b"".join(records)
         held = held.insert(data) if is_insert else held.delete(data)
@@ -110,11 +116,11 @@ def test_any_row_of_changes_leaves_a_sound_set(
 
 
 @anything
-@given(RECORDS, st.booleans(), st.data())
+@given(RECORDS, st.data())
 def test_a_fingerprint_is_the_documented_one_of_any_range(
-    records: list[bytes], compact: bool, data: st.DataObject
+    records: list[bytes], data: st.DataObject
 ) -> None:
-    held, expected = set_of(records, compact=compact), model(records)
+    held, expected = set_of(records), model(records)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(expected)), min_size=2, max_size=9)))
     edges = np.array(cuts)
     wanted = [fingerprint(expected[lo:hi]) for lo, hi in pairwise(cuts)]
@@ -157,16 +163,16 @@ def test_a_bound_is_looked_for_within_limits() -> None:
 
 
 @anything
-@given(RECORDS, st.none() | CREATED_AT, st.none() | CREATED_AT, st.booleans())
+@given(RECORDS, st.none() | CREATED_AT, st.none() | CREATED_AT)
 def test_a_window_takes_in_both_its_ends(
-    records: list[bytes], since: int | None, until: int | None, compact: bool
+    records: list[bytes], since: int | None, until: int | None
 ) -> None:
     kept = [
         record
         for record in model(records)
         if (since or 0) <= int.from_bytes(record[:8], "big") <= (2**64 if until is None else until)
     ]
-    assert list(set_of(records, compact=compact).window(since, until)) == kept
+    assert list(set_of(records).window(since, until)) == kept
 
 
 @settings(max_examples=60, deadline=None)
@@ -259,8 +265,8 @@ class TestLargeSets:
     """At full chunk size."""
 
     @pytest.fixture(autouse=True)
-    def small_chunks(self) -> None:
-        """Overrides the small chunks above."""
+    def size_of_parts(self) -> None:
+        """Overrides those above."""
 
     def test_an_insert_shares_every_chunk_it_does_not_fall_in(self) -> None:
         held = RecordSet.from_records(many(6 * CHUNK))
@@ -282,11 +288,18 @@ class TestLargeSets:
         same = {id(c) for c in held._chunks} & {id(c) for c in window._chunks}
         assert len(same) >= 2
 
-    def test_a_record_takes_at_most_120_bytes_and_in_the_compact_form_48(self) -> None:
-        held = RecordSet.from_records(many(3 * CHUNK))
-        assert held.nbytes <= 120 * len(held)
-        assert held.compacted().nbytes <= 48 * len(held)
-        assert held.compacted().insert(many(5, seed=2)).nbytes <= 48 * len(held)
+    def test_a_record_takes_50_bytes_and_once_much_is_asked_104(
+        self,
+    ) -> None:
+        rows = RecordSet.from_records(many(3 * CHUNK)).to_array()
+        bounds = np.arange(len(rows) + 1)
+        tracemalloc.start()
+        held = RecordSet.from_records(rows, is_sorted=True)
+        assert tracemalloc.get_traced_memory()[0] < 50 * len(held)
+        held.fingerprints(bounds[:-1], bounds[1:])
+        assert 100 * len(held) < tracemalloc.get_traced_memory()[0] <= 1.01 * held.nbytes
+        tracemalloc.stop()
+        assert held.nbytes <= 105 * len(held)
 
     def test_chunks_stay_of_a_size_however_the_set_came_about(self) -> None:
         held, rows = RecordSet.EMPTY, many(5 * CHUNK)

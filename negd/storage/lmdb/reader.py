@@ -243,7 +243,7 @@ class _View:
 
     def _records(self, postings: Postings) -> RecordSet:
         records, _, mask = self._entries(postings.serials)
-        return RecordSet.from_records(records if mask.all() else records[mask], copies=False)
+        return RecordSet.from_records(records if mask.all() else records[mask], owned=True)
 
     def _entries(self, serials: Serials) -> tuple[Rows, Kinds, Mask]:
         """Records and kinds of events, and which of them are there at all."""
