@@ -171,9 +171,10 @@ import sys
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.threads import ThreadedClock
 clock = ThreadedClock(1_700_000_000)
-clock.wait(LmdbStorage.open(sys.argv[1], clock))
+storage = clock.wait(LmdbStorage.open(sys.argv[1], clock))
 print("open", flush=True)
 sys.stdin.read()
+clock.wait(storage.close())
 """
 
 

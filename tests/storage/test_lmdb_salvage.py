@@ -20,11 +20,12 @@ from negd.interfaces import LedgerEntry, Outcome, PeerState, Residue
 from negd.nostr.event import Event
 from negd.nostr.packed import pack
 from negd.settings import StoreSettings
+from negd.storage.lmdb import pace
 from negd.storage.lmdb.environment import Environment
-from negd.storage.lmdb.store import salvage_lmdb
+from negd.storage.lmdb.store import LmdbStorage, salvage_lmdb
 from negd.testing.events import sample_events
 from negd.testing.threads import ThreadedClock
-from tests.storage.contract import ALICE, NOW, note
+from tests.storage.contract import ALICE, NOW, Stand, note
 from tests.storage.test_lmdb import opened, run_python
 from tests.storage.test_lmdb_upgrade import first_layout
 
@@ -387,15 +388,36 @@ def key_size(content: bytearray, page: int) -> int:
     return size
 
 
+def wait_for_look_through(stand: Stand) -> None:
+    assert isinstance(stand.storage, LmdbStorage)
+    stand.clock.wait(stand.storage.looked_through)
+
+
 def test_after_a_crash_all_pages_are_looked_at_and_damage_is_logged(folder: Path) -> None:
     damage(folder, lists_of_authors, 0)
     for left, expected in ((b"", 0), (b"4711\n", 1)):
         (folder / "negd.lock").write_bytes(left)
-        with capturedLogs() as told, opened(folder):
-            pass
+        with capturedLogs() as told, opened(folder) as stand:
+            wait_for_look_through(stand)
         lines = [formatEvent(event) or "" for event in told]
         assert [f"store {folder} is damaged: page " in line for line in lines] == [True] * expected
         assert (folder / "negd.lock").read_bytes() == b""
+
+
+def test_a_look_through_that_a_stop_cuts_short_is_made_at_the_next_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(folder, lists_of_authors, 0)
+    (folder / "negd.lock").write_bytes(b"4711\n")
+    monkeypatch.setattr(pace, "_WORK", 0)
+    monkeypatch.setattr(pace, "_REST", 60)
+    with capturedLogs() as told, opened(folder):
+        pass
+    assert told == []
+    monkeypatch.undo()
+    with capturedLogs() as told, opened(folder) as stand:
+        wait_for_look_through(stand)
+    assert [" is damaged: page " in (formatEvent(event) or "") for event in told] == [True]
 
 
 def test_standing_filters_are_not_read_from_damaged_pages(folder: Path) -> None:

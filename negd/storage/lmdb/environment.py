@@ -24,6 +24,7 @@ from typing import TypeAlias
 import lmdb
 
 from negd.errors import DamagedStore, OlderStore, StorageError
+from negd.storage.lmdb.pace import Pause, at_once
 from negd.storage.lmdb.pages import PageFile
 from negd.storage.lmdb.trees import EMPTY, NO_START, State, damaged_meta
 
@@ -123,7 +124,8 @@ class Environment:
 
     :ivar databases: of the files that are open now; see :meth:`replace`.
     :ivar schema: of the store as it was found, which may be an older one.
-    :ivar was_left: whether the process that wrote last ended without closing the store.
+    :ivar was_left: whether a process that wrote ended without closing the store, and no other has
+        looked through it since; set it to False once that is done.
     :param first_map: bytes; the map doubles whenever it is full.
     :param sync: how far a commit goes before it returns.
     :raises StorageError: the folder is not there, not ours, in use, of a newer schema; or of an
@@ -200,36 +202,39 @@ class Environment:
         """The data file."""
         return data_file(self.folder)
 
-    def look(self, leaves: Collection[str] | None = None) -> State:
+    def look(self, leaves: Collection[str] | None = None, pause: Pause = at_once) -> State:
         """Look, without LMDB, at the pages as they are now; what has no faults LMDB may read.
 
         :param leaves: databases whose leaf pages are looked at too; None for all of them.
+        :param pause: called between pages.
         :raises DamagedStore: what LMDB takes for the latest state cannot be read.
         """
-        return self._look(self.read, leaves)
+        return self._look(self.read, leaves, pause)
 
     def _look(
         self,
         begin: Callable[[], AbstractContextManager[Transaction]],
         leaves: Collection[str] | None,
+        pause: Pause = at_once,
     ) -> State:
         for _ in range(_ATTEMPTS):
             with begin() as txn, PageFile(self._file.fileno()) as file:
                 if file.is_of_another_version:
                     raise StorageError(f"store {self.folder} is of another version of LMDB")
-                state = State.of(file, txn.id())
+                state = State.of(file, txn.id(), pause)
                 if state is not None:
                     state.look(_NAMES, leaves)
                     return state
         raise self._damaged(NO_START)
 
-    def assure_whole(self, leaves: Collection[str] | None = None) -> None:
+    def assure_whole(self, leaves: Collection[str] | None = None, pause: Pause = at_once) -> None:
         """See that LMDB may read everything.
 
         :param leaves: databases that are to be read, where that is not all of them.
+        :param pause: called between pages.
         :raises DamagedStore: it would end the process, or not find all.
         """
-        faults = self.look(leaves).faults
+        faults = self.look(leaves, pause).faults
         if faults:
             raise self._damaged(faults[0])
 
@@ -411,7 +416,7 @@ class Environment:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            _unlock(self._lock)
+            _unlock(self._lock, self.was_left)
             self._lock = None
 
 
@@ -444,8 +449,10 @@ def _own(folder: str, descriptor: int) -> bool:
     return was_left
 
 
-def _unlock(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
+def _unlock(descriptor: int, was_left: bool = False) -> None:
+    """:param was_left: what the next owner is told."""
+    if not was_left:
+        os.ftruncate(descriptor, 0)
     os.close(descriptor)
 
 

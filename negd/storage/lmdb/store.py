@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import lmdb
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -42,6 +42,7 @@ from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import FIRST_MAP, SCHEMA, Environment, Sync, Transaction
 from negd.storage.lmdb.live import LiveSets, Sets, bases, find
 from negd.storage.lmdb.loading import Memory, load
+from negd.storage.lmdb.pace import Pace
 from negd.storage.lmdb.read_pool import ReadPool
 from negd.storage.lmdb.reader import Reader
 from negd.storage.lmdb.rewrite import rewrite
@@ -112,13 +113,20 @@ def _from_thread(reactor: Any, progress: Callable[[int, int], None]) -> Callable
 
 @implementer(IStorage)
 class LmdbStorage:
-    """An :class:`IStorage` in a folder. Use :meth:`open`."""
+    """An :class:`IStorage` in a folder. Use :meth:`open`.
+
+    :ivar looked_through: fires once all pages were looked at, which is done in the background
+        where the process before did not close the store.
+    """
 
     def __init__(
         self, environment: Environment, pool: ReadPool, events: LmdbStore, book: LmdbBook
     ) -> None:
         self._environment = environment
         self._pool = pool
+        self._pace = Pace()
+        self._background: ReadPool | None = None
+        self.looked_through: Deferred[None] = succeed(None)
         self.events = events
         self.book = book
 
@@ -158,25 +166,41 @@ class LmdbStorage:
         events = LmdbStore(reactor, environment, pool, memory, expiry)
         if sync is Sync.DATA:
             events.sync_after(_SYNC)
-        if environment.was_left:
-            pool(environment.assure_whole).addErrback(_tell_damage)
 
         def read(work: Callable[[Transaction], Any]) -> Deferred[Any]:
             return pool(_in_transaction, environment, work)
 
         book = LmdbBook(environment, read, events.write, max_entries)
-        return cls(environment, pool, events, book)
+        storage = cls(environment, pool, events, book)
+        if environment.was_left:
+            storage._look_through(reactor)
+        return storage
+
+    def _look_through(self, reactor: Any) -> None:
+        """See in the background whether all pages are whole, and say where they are not.
+
+        LMDB may have ended the process before, and may end this one, without such words.
+        """
+
+        def ended(result: Any) -> None:
+            if self._pace.is_stopped:
+                return
+            self._environment.was_left = False
+            if isinstance(result, Failure):
+                log.error("{text}", text=result.getErrorMessage())
+
+        self._background = ReadPool(reactor, self._environment.folder, 1)
+        looking = self._background(self._environment.assure_whole, None, self._pace)
+        self.looked_through = looking.addBoth(ended)
 
     async def close(self) -> None:
         """See :meth:`IStorage.close`."""
+        self._pace.stop()
+        if self._background is not None:
+            await self._background.stop()
         await self.events.stop()
         await self._pool.stop()
         self._environment.close()
-
-
-def _tell_damage(failure: Failure) -> None:
-    """LMDB may have ended the process before, and may end this one, without such words."""
-    log.error("{text}", text=failure.getErrorMessage())
 
 
 def _in_transaction(environment: Environment, work: Callable[[Transaction], Any]) -> Any:

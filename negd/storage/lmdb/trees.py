@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from negd.storage.lmdb.pace import Pause, at_once
 from negd.storage.lmdb.pages import (
     BIG,
     MANY,
@@ -45,13 +46,15 @@ def damaged_meta(path: str) -> str | None:
 class State:
     """What a meta page leads to.
 
+    :param pause: called between pages.
     :ivar trees: of the databases, by name.
     :ivar faults: of the pages that were read so far, one line each.
     :ivar events: how many there are on the pages that :meth:`look` could read.
     """
 
-    def __init__(self, file: PageFile, meta: Meta) -> None:
+    def __init__(self, file: PageFile, meta: Meta, pause: Pause = at_once) -> None:
         self._file = file
+        self._pause = pause
         self._meta = meta
         self._last = min(meta.last, file.count - 1)
         self._claimed = bytearray(file.count)
@@ -68,10 +71,10 @@ class State:
                     self._blame(_NAMES, number, error)
 
     @classmethod
-    def of(cls, file: PageFile, transaction: int) -> State | None:
+    def of(cls, file: PageFile, transaction: int, pause: Pause = at_once) -> State | None:
         """That of a transaction; None where it is not, or no longer, what a meta page says."""
         metas = [meta for meta in file.metas() if meta.transaction == transaction]
-        return cls(file, metas[0]) if metas else None
+        return cls(file, metas[0], pause) if metas else None
 
     def look(self, names: Collection[str], leaves: Collection[str] | None = None) -> None:
         """Look at the pages of some databases, and note their faults.
@@ -115,6 +118,7 @@ class State:
         stack = [(tree.root, 1)] if tree.depth else []
         while stack:
             number, level = stack.pop()
+            self._pause()
             try:
                 self._claim(number)
                 if level == tree.depth:
