@@ -39,10 +39,18 @@ from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.book import LmdbBook
 from negd.storage.lmdb.changes import Changes
-from negd.storage.lmdb.environment import FIRST_MAP, SCHEMA, Environment, Sync, Transaction
+from negd.storage.lmdb.environment import (
+    FIRST_MAP,
+    SCHEMA,
+    Environment,
+    Sync,
+    Transaction,
+    storage_errors,
+)
 from negd.storage.lmdb.live import LiveSets, Sets, bases, find
 from negd.storage.lmdb.loading import Memory, load
 from negd.storage.lmdb.pace import Pace
+from negd.storage.lmdb.read_ahead import available_memory, read_ahead
 from negd.storage.lmdb.read_pool import ReadPool
 from negd.storage.lmdb.reader import Reader
 from negd.storage.lmdb.rewrite import rewrite
@@ -115,6 +123,7 @@ def _from_thread(reactor: Any, progress: Callable[[int, int], None]) -> Callable
 class LmdbStorage:
     """An :class:`IStorage` in a folder. Use :meth:`open`.
 
+    :ivar read_ahead: fires once the system holds the file in memory, or has no room for it.
     :ivar looked_through: fires once all pages were looked at, which is done in the background
         where the process before did not close the store.
     """
@@ -126,6 +135,7 @@ class LmdbStorage:
         self._pool = pool
         self._pace = Pace()
         self._background: ReadPool | None = None
+        self.read_ahead: Deferred[None] = succeed(None)
         self.looked_through: Deferred[None] = succeed(None)
         self.events = events
         self.book = book
@@ -172,25 +182,38 @@ class LmdbStorage:
 
         book = LmdbBook(environment, read, events.write, max_entries)
         storage = cls(environment, pool, events, book)
-        if environment.was_left:
-            storage._look_through(reactor)
+        if not read_only:
+            storage._attend(ReadPool(reactor, folder, 1))
         return storage
 
-    def _look_through(self, reactor: Any) -> None:
+    def _attend(self, background: ReadPool) -> None:
+        """Begin what may take a while and keeps nobody waiting."""
+        self._background = background
+        self.read_ahead = background(self._read_ahead).addErrback(self._say)
+        if self._environment.was_left:
+            self._look_through(background)
+
+    def _read_ahead(self) -> None:
+        with storage_errors(f"store {self._environment.folder} cannot be read ahead"):
+            read_ahead(self._environment.data, available_memory(), self._pace)
+
+    def _say(self, failure: Failure) -> None:
+        if not self._pace.is_stopped:
+            log.error("{text}", text=failure.getErrorMessage())
+
+    def _look_through(self, background: ReadPool) -> None:
         """See in the background whether all pages are whole, and say where they are not.
 
         LMDB may have ended the process before, and may end this one, without such words.
         """
 
         def ended(result: Any) -> None:
-            if self._pace.is_stopped:
-                return
-            self._environment.was_left = False
+            if not self._pace.is_stopped:
+                self._environment.was_left = False
             if isinstance(result, Failure):
-                log.error("{text}", text=result.getErrorMessage())
+                self._say(result)
 
-        self._background = ReadPool(reactor, self._environment.folder, 1)
-        looking = self._background(self._environment.assure_whole, None, self._pace)
+        looking = background(self._environment.assure_whole, None, self._pace)
         self.looked_through = looking.addBoth(ended)
 
     async def close(self) -> None:

@@ -1,0 +1,73 @@
+"""The data file is taken into memory after the start, where there is room for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from twisted.logger import capturedLogs, formatEvent
+
+from negd.storage.lmdb import pace
+from negd.storage.lmdb import store as module
+from negd.storage.lmdb.read_ahead import available_memory, read_ahead
+from negd.storage.lmdb.store import LmdbStorage
+from tests.storage.contract import Stand
+from tests.storage.test_lmdb import opened
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * MEGABYTE + 1))
+    return str(path)
+
+
+def test_all_of_a_file_is_read_with_pauses(file: str) -> None:
+    pauses: list[None] = []
+    read = read_ahead(file, available_memory(), lambda: pauses.append(None))
+    assert (read, len(pauses)) == (2 * MEGABYTE + 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("available", "read"), [(4 * MEGABYTE, 0), (5 * MEGABYTE, 2 * MEGABYTE + 1)]
+)
+def test_a_file_that_would_take_much_of_the_memory_is_left_alone(
+    file: str, available: int, read: int
+) -> None:
+    assert read_ahead(file, available, lambda: None) == read
+
+
+def read_ahead_of(stand: Stand) -> None:
+    assert isinstance(stand.storage, LmdbStorage)
+    stand.clock.wait(stand.storage.read_ahead)
+
+
+def test_a_store_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(module, "read_ahead", lambda *args: read.append(read_ahead(*args)))
+    with opened(tmp_path) as stand:
+        read_ahead_of(stand)
+        assert read == [(tmp_path / "data.mdb").stat().st_size]
+
+
+def test_a_stop_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_WORK", 0)
+    monkeypatch.setattr(pace, "_REST", 60)
+    with capturedLogs() as told, opened(tmp_path):
+        pass
+    assert told == []
+
+
+def test_a_system_that_does_not_tell_its_memory_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untold() -> int:
+        raise FileNotFoundError("no /proc")
+
+    monkeypatch.setattr(module, "available_memory", untold)
+    with capturedLogs() as told, opened(tmp_path) as stand:
+        read_ahead_of(stand)
+    lines = [formatEvent(event) for event in told]
+    assert lines == [f"store {tmp_path} cannot be read ahead: no /proc"]
