@@ -15,7 +15,6 @@ _REMEMBERED = 400
 some 100,000. A table of that size takes 50 ms each time that it has to be made anew; 256 of them
 do so one by one."""
 
-
 _BLOCK = 1000
 """Ids of a block of a line, to which no further ones are joined."""
 

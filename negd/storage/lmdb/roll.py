@@ -26,7 +26,6 @@ _ROOM = 1 << 12
 _MANY_GONE = 1 << 16
 """Removed events that may stay on the roll, however few there are besides."""
 
-
 _SPARSE = 4
 """Serials to an entry, above which there is no table of their places."""
 
