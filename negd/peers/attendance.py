@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from negd.errors import LimitReached, NegdError, PeerError
+from negd.errors import NegdError, PeerError
 from negd.nostr.filter import EVERYTHING
 from negd.peers.peer import Peer
 from negd.peers.waits import until_next
@@ -26,6 +26,9 @@ log = Logger()
 
 _STAYED_UP = 60.0
 """Seconds a link must last for the next one to be dialed without growing delay."""
+
+_SHORTEST_WAIT = 1.0
+"""Seconds between two syncs over a link, whatever became of the first."""
 
 
 class Attendance:
@@ -91,14 +94,18 @@ class Attendance:
                 await self._visit()
             except NegdError as error:
                 log.warn("{url}: {text}", url=self._peer.url, text=error.text)
-            await self._sleep(self._until_next_link(self._clock.seconds() - began))
+            lasted = self._clock.seconds() - began
+            await self._peer.idle()
+            await self._sleep(self._until_next_link(lasted))
 
     def _until_next_link(self, lasted: float) -> float:
         """Seconds to stay away, after a link that lasted so long."""
-        if not self._peer.listing.tail or self._peer.state.consecutive_failures:
-            return self._peer.wait()
+        peer = self._peer
         self._short_links = 0 if lasted >= _STAYED_UP else self._short_links + 1
-        return until_next(self._node.settings, 1 + self._short_links, None, self._random)
+        until_sync = peer.wait() if peer.state.consecutive_failures or not peer.listing.tail else 0
+        return until_sync or until_next(
+            self._node.settings, 1 + self._short_links, None, self._random
+        )
 
     async def _visit(self) -> None:
         """One link from its opening to its end."""
@@ -108,7 +115,7 @@ class Attendance:
             if peer.listing.tail:
                 await together(self._follow(opened), self._sync_on_schedule())
             else:
-                await peer.sync(EVERYTHING, lambda _: None)
+                await self._sync()
         finally:
             peer.contact = None
             opened.close()
@@ -125,16 +132,27 @@ class Attendance:
         listing, document = self._peer.listing, self._peer.state.profile.document
         node = self._node.keeping_to(document, listing.budget.rate)
         ledger = Ledger(self._peer.ledger_book, listing.url, node.clock, node.settings.ledger_retry)
-        await Tail(opened, node, listing.wanted, listing.direction, ledger, self._peer.count).run()
+        tail = Tail(opened, node, listing.wanted, listing.direction, ledger, self._peer.count)
+        try:
+            await tail.run()
+        except PeerError as error:
+            opened.fault = error.text
+            raise
 
     async def _sync_on_schedule(self) -> None:
         """Sync now and at every interval, while the link lasts."""
         while True:
             try:
-                await self._peer.sync(EVERYTHING, lambda _: None)
-            except (PeerError, LimitReached) as error:
+                await self._sync()
+            except PeerError as error:
                 log.warn("{url}: {text}", url=self._peer.url, text=error.text)
-            await self._sleep(self._peer.wait())
+            await self._sleep(max(self._peer.wait(), _SHORTEST_WAIT))
+
+    async def _sync(self) -> None:
+        """Sync, after a sync that somebody else asked for."""
+        await self._peer.idle()
+        if not self._ending:
+            await self._peer.sync(EVERYTHING, lambda _: None)
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import LoopingCall
@@ -20,6 +21,8 @@ from negd.sync.budget import BudgetSpent, TurnOver
 from negd.sync.contact import Contact
 from negd.sync.node import Node
 from negd.sync.run import Reached, SyncRun
+
+T = TypeVar("T")
 
 log = Logger()
 
@@ -116,7 +119,8 @@ class Peer:
                 so_far, reached = run.progress, run.reached
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
             except CancelledError:
-                self.state = replace(self.state, status=before)
+                if self.state.status is PeerStatus.SYNCING:
+                    self.state = replace(self.state, status=before)
                 raise
             finally:
                 self._line.release()
@@ -153,14 +157,19 @@ class Peer:
 
     async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
         """One turn; where a sync does not end with it, ``before`` is written as the status."""
-        self._turn = run
+        self._turn, contact = run, self.contact
         turn = LoopingCall(self._make_room, run)
         turn.clock = self._node.clock
         turn.start(self._node.settings.turn, now=False)
         try:
-            await run.run(self.contact)
-        except (CancelledError, TurnOver):
+            await run.run(contact)
+        except TurnOver:
             await self._keep(self._after(run, replace(self.state, status=before)))
+            raise
+        except CancelledError:
+            fault = "" if contact is None else contact.fault
+            state = self._failed(fault) if fault else replace(self.state, status=before)
+            await self._keep(self._after(run, state))
             raise
         except BudgetSpent as spent:
             await self._keep(self._after(run, self._stopped(spent)))
@@ -237,13 +246,19 @@ class Peer:
     async def halt(self) -> None:
         """Cancel the sync under way and wait until it has ended."""
         if self.running is not None:
-            ended: Deferred[None] = Deferred()
-
-            def tell(result: SyncProgress | Failure) -> SyncProgress | Failure:
-                ended.callback(None)
-                return result
-
-            running = self.running
-            running.addBoth(tell)
+            running, ended = self.running, Deferred.fromCoroutine(self.idle())
             running.cancel()
             await ended
+
+    async def idle(self) -> None:
+        """Wait until no sync runs."""
+        while self.running is not None:
+            ended: Deferred[None] = Deferred()
+            self.running.addBoth(_tell, ended)
+            await ended
+
+
+def _tell(result: T, ended: Deferred[None]) -> T:
+    if not ended.called:
+        ended.callback(None)
+    return result

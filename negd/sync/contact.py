@@ -30,11 +30,15 @@ _SLOWED_FOR = 60.0
 
 
 class Contact:
-    """A link and its dialogue; made by :func:`get_in_touch`."""
+    """A link and its dialogue; made by :func:`get_in_touch`.
+
+    :ivar fault: why the link is given up, where that is the peer's fault; else nothing.
+    """
 
     def __init__(self, node: Node, link: IPeerLink, dialogue: Dialogue) -> None:
         self.link = link
         self.dialogue = dialogue
+        self.fault = ""
         self._node = node
         self._names = count(1)
         self._answered: str | None = None

@@ -54,7 +54,10 @@ _TOO_MANY = re.compile(
     r"too many (query results|events|records)|matches too many|too (big|large)|query too",
     re.IGNORECASE,
 )
-_STATED_LIMIT = re.compile(r">\s*(\d+)|limit\D{0,4}(\d+)|max\w*\D{0,4}(\d+)", re.IGNORECASE)
+_NUMBER = r"(\d{1,18})(?!\d)"
+_STATED_LIMIT = re.compile(
+    rf">\s*{_NUMBER}|limit\D{{0,4}}{_NUMBER}|max\w*\D{{0,4}}{_NUMBER}", re.IGNORECASE
+)
 
 # What servers without NIP-77 say to a NEG-OPEN, and what those say that have it switched off.
 _UNABLE = re.compile(

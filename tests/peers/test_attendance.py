@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from negd.errors import PeerError
-from negd.interfaces import Direction
+from negd.interfaces import Direction, PeerState
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SessionSettings, SyncSettings
-from negd.testing.links import drive, settle
-from negd.testing.nodes import THEIRS, World
+from negd.testing.links import ScriptedPeer, drive, settle
+from negd.testing.nodes import THEIRS, World, failure_of
 
 alice = Signer(b"\x01" * 32)
 NOW = 1_700_000_000
@@ -200,6 +202,98 @@ def test_a_peer_out_of_reach_is_a_failed_sync(attending: Attend) -> None:
     state = world.ours.roster.state(THEIRS)
     assert state is not None
     assert (state.last_error, state.next_sync) == ("connection refused", NOW + 15)
+
+
+class TailedPeer:
+    """Links to a peer, in the place of theirs, that is silent where it is to reconcile.
+
+    :ivar refusal: what it says instead, if anything.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.links: list[ScriptedPeer] = []
+        self.refusal = ""
+        world.dialer.peers[THEIRS] = self
+
+    def __call__(self) -> ScriptedPeer:
+        self.links.append(ScriptedPeer(self._answers))
+        return self.links[-1]
+
+    def _answers(self, text: bytes) -> list[bytes]:
+        label, name, *_ = json.loads(text)
+        if label == "REQ":
+            return [json.dumps(["EOSE", name]).encode()]
+        if label == "NEG-OPEN" and self.refusal:
+            return [json.dumps(["NEG-ERR", name, self.refusal]).encode()]
+        return []
+
+    @property
+    def asked(self) -> int:
+        """How often the last link was asked to reconcile."""
+        return sum(json.loads(text)[0] == "NEG-OPEN" for text in self.links[-1].heard)
+
+
+def write_slowly(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have states of peers take a moment to be written."""
+    book = world.ours.storage.book
+    update = book.update
+
+    async def slowly(url: str, state: PeerState) -> None:
+        await deferLater(world.clock, 0.01)
+        await update(url, state)
+
+    monkeypatch.setattr(book, "update", slowly)
+
+
+def pass_time(world: World, seconds: int) -> None:
+    for _ in range(seconds * 2):
+        world.clock.advance(0.5)
+        settle(world.clock)
+
+
+def test_a_link_that_ends_in_mid_sync_is_a_failed_sync(
+    attending: Attend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = attending()
+    write_slowly(world, monkeypatch)
+    silent = TailedPeer(world)
+    world.theirs.served[-1].abort("gone")
+    opened: list[float] = []
+    for _ in range(400):
+        if len(silent.links) > len(opened):
+            opened.append(world.clock.seconds() - NOW)
+            assert silent.asked == 1
+            silent.links[-1].end.send(b"[")
+            silent.links[-1].end.close("no more")
+        pass_time(world, 1)
+    gaps = [after - before for before, after in pairwise(opened)]
+    assert len(gaps) >= 5
+    assert all(after > 1.5 * before for before, after in pairwise(gaps))
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert state.consecutive_failures == len(opened)
+    assert "no more" in state.last_error
+
+
+def test_a_sync_that_is_due_waits_for_one_that_somebody_asked_for(attending: Attend) -> None:
+    """Also after a failure, when it has been due for long."""
+    world = attending()
+    silent = TailedPeer(world)
+    silent.refusal = "error: not now"
+    world.theirs.served[-1].abort("gone")
+    pass_time(world, 12)
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert state.consecutive_failures == 1
+    silent.refusal = ""
+    asked_for = Deferred.fromCoroutine(world.ours.roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    pass_time(world, 15)
+    assert silent.asked == 2
+    asked_for.cancel()
+    failure_of(asked_for)
+    pass_time(world, 1)
+    assert silent.asked == 3
+    assert len(silent.links) == 1
 
 
 def test_pausing_closes_the_link_once_nothing_runs_on_it(attending: Attend) -> None:

@@ -41,6 +41,7 @@ def test_servers_that_cannot(text: str) -> None:
         (NegErr("s", "blocked: too many query results"), None),
         (NegErr("s", "blocked: query matches too many records (1200000 > 1000000)"), 1_000_000),
         (NegErr("s", "blocked: too many events"), None),
+        (NegErr("s", f"blocked: too many records (limit {'9' * 5000})"), None),
         (NegErr("s", "blocked: this query is too big"), None),
         (NegErr("s", "something new", 10), 10),
     ],
