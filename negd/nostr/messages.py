@@ -23,6 +23,9 @@ from negd.nostr.filter import Filter
 MAX_SUBSCRIPTION = 64
 """The most characters in a subscription id (NIP-01)."""
 
+_LARGEST_LIMIT = 2**53
+"""Of records that a relay can rightly speak of."""
+
 
 class InvalidMessage(RemoteError):
     """A message that cannot be read.
@@ -254,7 +257,7 @@ def _neg_err(parts: list[msgspec.Raw]) -> NegErr:
     return NegErr(
         _string.decode(parts[1]),
         _text(parts, 2),
-        limit if type(limit) is int and limit > 0 else None,
+        limit if type(limit) is int and 0 < limit <= _LARGEST_LIMIT else None,
     )
 
 

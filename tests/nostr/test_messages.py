@@ -116,6 +116,7 @@ def test_known_labels_with_any_elements_are_read_or_refused(
 def test_odd_servers_are_understood() -> None:
     assert m.decode_relay('["NEG-ERROR","s","x"]') == m.NegErr("s", "x")
     assert m.decode_relay('["NEG-ERR","","CLOSED"]') == m.NegErr("", "CLOSED")
+    assert m.decode_relay('["NEG-ERR","s","x",18446744073709551616]') == m.NegErr("s", "x")
     assert m.decode_relay('["NEG-ERR","s","blocked: x","many"]') == m.NegErr("s", "blocked: x")
     assert m.decode_relay('["NEG-ERR","s"]') == m.NegErr("s", "")
     assert m.decode_relay('["CLOSED","s"]') == m.Closed("s", "")
