@@ -215,7 +215,10 @@ class RecordSet:
         return as_rows(keys)
 
     def fingerprints(self, los: Indices, his: Indices) -> Rows:
-        """The fingerprints of the ranges los[i]..his[i], shape (m, 16)."""
+        """The fingerprints of the ranges los[i]..his[i], shape (m, 16).
+
+        The ranges come in order and do not overlap: los[i] <= his[i] <= los[i + 1].
+        """
         sums = self._sums_before(interleaved(los, his))
         return fingerprints_of(sums[1::2] - sums[0::2], his - los)
 
