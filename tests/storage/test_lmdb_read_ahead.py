@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from negd.storage.lmdb import pace
-from negd.storage.lmdb import store as module
+from negd.storage.lmdb import pace, store
+from negd.storage.lmdb import read_ahead as module
 from negd.storage.lmdb.read_ahead import available_memory, read_ahead
 from negd.storage.lmdb.store import LmdbStorage
 from tests.storage.contract import Stand
@@ -46,7 +46,7 @@ def read_ahead_of(stand: Stand) -> None:
 
 def test_a_store_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr(module, "read_ahead", lambda *args: read.append(read_ahead(*args)))
+    monkeypatch.setattr(store, "read_ahead", lambda *args: read.append(read_ahead(*args)))
     with opened(tmp_path) as stand:
         read_ahead_of(stand)
         assert read == [(tmp_path / "data.mdb").stat().st_size]
@@ -60,14 +60,31 @@ def test_a_stop_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.M
     assert told == []
 
 
-def test_a_system_that_does_not_tell_its_memory_is_logged(
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"MemTotal: 9 kB\n", b"MemAvailable:\n", b"\xff: a\nMemAvailable: b kB\n"],
+)
+def test_where_a_system_does_not_tell_its_memory_nothing_is_read_and_nothing_said(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    if content is not None:
+        meminfo.write_bytes(content)
+    monkeypatch.setattr(module, "_MEMORY", str(meminfo))
+    assert available_memory() == 0
+    with capturedLogs() as told, opened(tmp_path / "store") as stand:
+        read_ahead_of(stand)
+    assert told == []
+
+
+def test_a_file_that_cannot_be_read_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def untold() -> int:
-        raise FileNotFoundError("no /proc")
+    def broken(*_: object) -> int:
+        raise OSError("a bad block")
 
-    monkeypatch.setattr(module, "available_memory", untold)
+    monkeypatch.setattr(store, "read_ahead", broken)
     with capturedLogs() as told, opened(tmp_path) as stand:
         read_ahead_of(stand)
     lines = [formatEvent(event) for event in told]
-    assert lines == [f"store {tmp_path} cannot be read ahead: no /proc"]
+    assert lines == [f"store {tmp_path} cannot be read ahead: a bad block"]

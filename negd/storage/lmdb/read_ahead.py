@@ -10,6 +10,7 @@ import os
 
 from negd.storage.lmdb.pace import Pause
 
+_MEMORY = "/proc/meminfo"
 _PIECE = 1 << 20
 _SHARE = 2
 """The file may take one in so many bytes of the memory that is free or can be freed."""
@@ -18,11 +19,15 @@ _SHARE = 2
 def available_memory() -> int:
     """Bytes that the system could give out, which those of files no longer in use are among.
 
-    :raises OSError: it does not tell.
+    0 where it does not tell; a bound of a control group is not looked at.
     """
-    with open("/proc/meminfo", encoding="ascii") as file:
-        numbers = dict(line.split(":") for line in file)
-    return int(numbers["MemAvailable"].split()[0]) * 1024
+    try:
+        with open(_MEMORY, encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return 0
+    told = [line[1] for line in lines if len(line) > 1 and line[0] == "MemAvailable:"]
+    return int(told[0]) * 1024 if told and told[0].isdecimal() else 0
 
 
 def read_ahead(path: str, available: int, pause: Pause) -> int:
