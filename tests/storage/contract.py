@@ -35,6 +35,7 @@ from negd.interfaces import (
 )
 from negd.nostr.event import MAX_TIMESTAMP, Event, check, decode
 from negd.nostr.filter import EVERYTHING, Filter
+from negd.nostr.kinds import is_addressable
 from negd.nostr.lifecycle import address_of, expiration_of
 from negd.nostr.signing import Signer
 from negd.testing import strategies
@@ -120,6 +121,13 @@ class Difference(Enum):
     IS_REPAIRED_ELSEWHERE = "repair is not offered"
 
 
+def says_too_much(address: str) -> bool:
+    """Whether it names a version by ``d`` where one author has one version only."""
+    kind, _, named = address.partition(":")
+    addressable = kind.isdecimal() and is_addressable(int(kind))
+    return not addressable and not named.endswith(":")
+
+
 def comparable(history: Sequence[Event], differences: Set[Difference]) -> list[Event]:
     """The events less those with which a storage would part from the naive relay."""
     deletions = {event.id for event in history if event.kind == 5}
@@ -131,7 +139,7 @@ def comparable(history: Sequence[Event], differences: Set[Difference]) -> list[E
         for name, value in event.indexed_tags() if event.kind == 5 else ():
             if name == "e" and value in deletions:
                 found.add(Difference.DELETIONS_CAN_BE_DELETED)
-            if name == "a" and not value.startswith("3") and not value.endswith(":"):
+            if name == "a" and says_too_much(value):
                 found.add(Difference.ADDRESSES_ARE_TAKEN_LITERALLY)
         return found
 
