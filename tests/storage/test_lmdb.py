@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from random import Random
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from threading import Event as Flag
+from threading import Thread
 
 import lmdb
 import pytest
@@ -28,8 +29,10 @@ from negd.settings import StoreSettings
 from negd.storage.lmdb import reader, writer
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.postings import posting, serial_key
+from negd.storage.lmdb.rewrite import rewrite
 from negd.storage.lmdb.shelf import LmdbShelf, number_key
 from negd.storage.lmdb.store import LmdbStorage, open_lmdb
+from negd.storage.lmdb.turns import Turns
 from negd.testing.events import sample_events
 from negd.testing.model import NaiveRelay
 from negd.testing.threads import ThreadedClock
@@ -464,7 +467,7 @@ def test_one_failing_write_takes_no_other_with_it(tmp_path: Path) -> None:
 def test_what_waits_for_no_transaction_is_done_also_where_the_map_was_full(tmp_path: Path) -> None:
     """The transaction that met it in line is begun again with a larger map."""
     environment, clock = Environment(str(tmp_path), False, first_map=1 << 18), ThreadedClock()
-    line, submitted = writer.Writer(environment, clock, lambda changes: []), Flag()
+    line, submitted = writer.Writer(environment, Turns(clock), lambda changes: []), Flag()
 
     def large(txn: Transaction, shelf: LmdbShelf) -> str:
         submitted.wait()
@@ -481,6 +484,31 @@ def test_what_waits_for_no_transaction_is_done_also_where_the_map_was_full(tmp_p
     clock.wait(stopped)
     environment.close()
     assert [done.result for done in results] == ["large", "alone", "alone too", "after"]
+
+
+def renew(environment: Environment) -> None:
+    rewrite(environment, lambda done, total: None)
+
+
+@pytest.mark.parametrize("change", [Environment.grow, renew])
+def test_a_look_at_all_pages_keeps_nobody_waiting(
+    change: Callable[[Environment], None], tmp_path: Path
+) -> None:
+    with opened(tmp_path) as stand:
+        stand.ingest(*(note(NOW - n, content="x" * 3000) for n in range(100)))
+    environment = Environment(str(tmp_path), False)
+    changing = Thread(target=change, args=(environment,))
+    paused: list[bool] = []
+
+    def pause() -> None:
+        if not paused:
+            changing.start()
+        changing.join(0.05)
+        paused.append(changing.is_alive())
+
+    assert environment.look(pause=pause).events == 100
+    assert not paused[-1], "the change had to wait for the look's end"
+    environment.close()
 
 
 _ROOMLESS = """

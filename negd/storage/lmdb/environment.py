@@ -116,6 +116,10 @@ def storage_errors(what: str) -> Iterator[None]:
         raise StorageError(f"{what}: {error}") from error
 
 
+class _GiveWay(Exception):
+    """Somebody waits for the read transactions to end."""
+
+
 class Environment:
     """An open environment.
 
@@ -205,11 +209,21 @@ class Environment:
     def look(self, leaves: Collection[str] | None = None, pause: Pause = at_once) -> State:
         """Look, without LMDB, at the pages as they are now; what has no faults LMDB may read.
 
+        Where the map has to grow or the files are exchanged meanwhile, it begins anew.
+
         :param leaves: databases whose leaf pages are looked at too; None for all of them.
         :param pause: called between pages.
         :raises DamagedStore: what LMDB takes for the latest state cannot be read.
         """
-        return self._look(self.read, leaves, pause)
+
+        def give_way() -> None:
+            if self._closed_for_readers:
+                raise _GiveWay
+            pause()
+
+        while True:
+            with suppress(_GiveWay):
+                return self._look(self.read, leaves, give_way)
 
     def _look(
         self,

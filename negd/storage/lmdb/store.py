@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from negd.errors import ConfigError, StorageError
+from negd.errors import ConfigError, DamagedStore, StorageError
 from negd.interfaces import (
     CompactReport,
     IEventStore,
@@ -57,7 +57,7 @@ from negd.storage.lmdb.rewrite import rewrite
 from negd.storage.lmdb.roll import Roll
 from negd.storage.lmdb.salvage import salvage_folder, salvage_open
 from negd.storage.lmdb.shelf import LmdbShelf
-from negd.storage.lmdb.turns import Call
+from negd.storage.lmdb.turns import Call, Turns
 from negd.storage.lmdb.verify import Verification
 from negd.storage.lmdb.writer import Work, Writer
 from negd.storage.order import newest_first
@@ -208,10 +208,10 @@ class LmdbStorage:
         """
 
         def ended(result: Any) -> None:
-            if not self._pace.is_stopped:
-                self._environment.was_left = False
             if isinstance(result, Failure):
                 self._say(result)
+            if not isinstance(result, Failure) or result.check(DamagedStore):
+                self._environment.was_left = False
 
         looking = background(self._environment.assure_whole, None, self._pace)
         self.looked_through = looking.addBoth(ended)
@@ -281,7 +281,8 @@ class LmdbStore:
         self._live = LiveSets({} if memory is None else memory.sets)
         self._sets: Sets = self._live.sets
         self._behind = False
-        self._writer = None if memory is None else Writer(environment, reactor, self._committed)
+        self._turns = Turns(reactor)
+        self._writer = None if memory is None else Writer(environment, self._turns, self._committed)
         self._generation = 0
         self._watches = Watches()
         self._expiry = expiry
@@ -526,7 +527,7 @@ class LmdbStore:
             memory = load(self._environment, list(self._live.sets))
             self._roll.take(memory.roll)
             self._live = LiveSets(memory.sets)
-            self._clock.callFromThread(self._renew, memory.sets)
+            self._turns.add([partial(self._renew, memory.sets)])
 
     def _renew(self, sets: Sets) -> None:
         self._sets, self._behind = sets, False

@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -61,6 +60,7 @@ class Writer:
 
     Its line has no bound of its own: every work has somebody waiting for its result.
 
+    :param turns: in which results are given out.
     :param committed: called in the writer's thread after each commit, with what changed; what it
         returns is called in the reactor thread before the results are given out.
     """
@@ -68,11 +68,11 @@ class Writer:
     def __init__(
         self,
         environment: Environment,
-        reactor: IReactorFromThreads,
+        turns: Turns,
         committed: Callable[[Changes], list[Call]],
     ) -> None:
         self._environment = environment
-        self._turns = Turns(reactor)
+        self._turns = turns
         self._committed = committed
         self._line: SimpleQueue[_Job[Any] | _Alone[Any] | None] = SimpleQueue()
         self._next_alone: _Alone[Any] | None = None
