@@ -425,6 +425,8 @@ class SyncTests(Commands):
             [sys.executable, "-m", "negd.cli", "sync", PEER],
             env=os.environ | {"NEGD_CONTROL": self.service.address},
             stderr=subprocess.PIPE,
+            # ignored, and that is inherited, where a shell runs the tests in its background
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.addCleanup(process.kill)
         sync = await started
