@@ -258,6 +258,7 @@ class PeerProfile:
     :ivar requests_in_flight: REQs it lets be open at a time, where it refused more.
     :ivar frame_limit: bytes of a negentropy message, where it refused larger ones.
     :ivar faults: how often it did what it should not, by :class:`Fault`'s words.
+    :ivar broken_off: reconciliations in a row that it began and did not end.
     """
 
     nip77: bool | None = None
@@ -270,6 +271,7 @@ class PeerProfile:
     requests_in_flight: int | None = None
     frame_limit: int | None = None
     faults: Mapping[str, int] = field(default_factory=dict)
+    broken_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,10 @@ _MOST_HEARD = 20_000
 _CHALLENGE_LATE = 2.0
 """Seconds for which a first challenge is waited for: some relays send it after their refusal."""
 
-
 _MOST_ANSWERS = 10
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds to let a peer be that asks for patience, before it is asked for the same again."""
 
 _SLOWED_FOR = 60.0
 """Seconds for which a peer counts as slowing us, after it has asked for patience."""

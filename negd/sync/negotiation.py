@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from negd.errors import NegdError, PeerError
+from negd.errors import NegdError, PeerError, ProtocolViolation
+from negd.interfaces import Fault
 from negd.nostr.filter import Filter
 from negd.nostr.messages import (
     Closed,
@@ -15,15 +16,16 @@ from negd.nostr.messages import (
     encode_neg_msg,
     encode_neg_open,
 )
-from negd.reconcile import SMALLEST_FRAME_LIMIT, Initiator, RecordSet, Step, UnsupportedVersion
-from negd.sync.contact import Contact
+from negd.reconcile import SMALLEST_FRAME_LIMIT, Initiator, RecordSet, Step
+from negd.sync.contact import PAUSES, Contact
 from negd.sync.dialogue import Letter, Mailbox, Silence
 from negd.sync.node import Node
 from negd.sync.refusals import (
-    AuthRequired,
     FrameTooLarge,
     NoReconciliation,
+    Postponed,
     TooManyRecords,
+    TooMuch,
     is_about_a_frame,
     refusal_of,
 )
@@ -52,6 +54,9 @@ class Negotiation:
         room for more. It may raise BudgetSpent, which ends the negotiation.
     :ivar limit: as given, or as the peer said since.
     :ivar frame: as given, or as much less as the peer wanted.
+    :ivar has_begun: whether the peer has answered, so that it does reconcile.
+    :ivar left: windows that the peer finds too large and that are not cut any further, newest
+        first.
     """
 
     def __init__(
@@ -71,42 +76,67 @@ class Negotiation:
         self.limit = limit
         self.frame = frame
         self._found = found
+        self._pauses = iter(PAUSES)
+        self.has_begun = False
+        self.left: list[Window] = []
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
         """Reconcile to the end, in windows of time where the peer finds the whole too large.
 
         :param records: what we hold of ``wanted``.
         :raises HeldUp: ``found`` took long; what is left is to be negotiated with new records.
-        :raises NoReconciliation: the peer says so, or says nothing.
-        :raises PeerError: the peer refused, broke off, fell silent later, or goes on for ever.
-        :raises negd.errors.ProtocolViolation: its message cannot be read.
+        :raises NoReconciliation: the peer says so, says nothing, or nothing that can be read.
+        :raises PeerError: the peer broke off, fell silent later, or goes on for ever.
+        :raises ProtocolViolation: a later message of it cannot be read.
         """
         pending = [whole(wanted)]
         if self.limit is not None and len(records) > self.limit and wanted.limit is None:
             pending = self._split(pending[0], records) or pending
         splits = 0
-        admitted = False
         while pending:
             window = pending.pop()
             ours = records.window(window.since, window.until)
             try:
                 await self._reconcile(window.of(wanted), ours)
-            except AuthRequired as refusal:
-                if admitted or not await self._peer.admitted_after(refusal.said):
-                    raise
-                admitted = True
+            except Postponed as refusal:
+                await self._wait_or_be_admitted(refusal)
                 pending.append(window)
             except TooManyRecords as refusal:
                 self.limit = refusal.limit or self.limit
-                parts = self._split(window, ours)
+                parts = self._split(window, ours) if wanted.limit is None else []
                 splits += 1
-                if wanted.limit is not None or not parts or splits > _MOST_SPLITS:
-                    raise
-                pending.extend(parts)
-            except PeerError as error:  # the refusal of a frame, or a link lost over one
-                if not self._lessen_frame(error) or not isinstance(error, FrameTooLarge):
-                    raise
+                if parts and splits <= _MOST_SPLITS:
+                    pending.extend(parts)
+                    continue
+                if not self.has_begun:  # it takes nothing, however small
+                    raise NoReconciliation(refusal.text, wanted.limit is None) from None
+                self.left.append(window)
+                if splits > _MOST_SPLITS:
+                    self.left += reversed(pending)
+                    return
+            except FrameTooLarge as refusal:
+                if not self._lessen_frame(refusal):
+                    raise NoReconciliation(refusal.text) from None
                 pending.append(window)
+            except PeerError as error:
+                self._lessen_frame(error)  # where the link was lost over one
+                raise
+            else:
+                self._pauses = iter(PAUSES)
+
+    async def _wait_or_be_admitted(self, refusal: Postponed) -> None:
+        """Do what may make the peer reconcile after it would not; only so often.
+
+        :raises NoReconciliation: it is not to be expected any more this time.
+        """
+        pause = next(self._pauses, None)
+        if pause is not None:
+            if isinstance(refusal, TooMuch):
+                await self._peer.let_be(refusal.said, pause)
+                return
+            if await self._peer.admitted_after(refusal.said):
+                return
+        raise NoReconciliation(refusal.text, is_lasting=False) from None
 
     def _lessen_frame(self, error: PeerError) -> bool:
         """Whether the peer found a message too large, and smaller ones are possible."""
@@ -127,9 +157,12 @@ class Negotiation:
             try:
                 await self._exchange(name, initiator, box)
             except _Refused as refused:
-                raise refusal_of(refused.answer) from None
-            except UnsupportedVersion as error:
-                raise NoReconciliation(error.text) from None
+                raise refusal_of(refused.answer, self.has_begun) from None
+            except ProtocolViolation as error:
+                self._dialogue.faults[Fault.UNREADABLE] += 1
+                if self.has_begun:
+                    raise
+                raise NoReconciliation(f"its answer cannot be read: {error.text}") from None
             except BaseException:
                 self._link.send(encode_neg_close(name))
                 raise
@@ -145,6 +178,7 @@ class Negotiation:
         idle = 0
         while True:
             step: Step = await self._offload(initiator.reconcile, answer)
+            self.has_begun = True
             began = self._clock.seconds()
             idle = 0 if await self._found(step) else idle + 1
             if step.reply is None:

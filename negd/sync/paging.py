@@ -12,7 +12,7 @@ from negd.nostr.event import MAX_TIMESTAMP, Event
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet
 from negd.sync.arrivals import Arrivals
-from negd.sync.contact import Contact
+from negd.sync.contact import PAUSES, Contact
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.refusals import asks_for_patience
@@ -26,9 +26,6 @@ _MOST_SHOWN = 20_000
 
 _MOST_OF_A_SECOND = 100_000
 """Events of one second after which the seconds before it are gone on to."""
-
-_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds to let a peer be that asks for patience, before the same page is asked for again."""
 
 _PIECE = 5000
 """Records of ours looked at in one turn of the reactor."""
@@ -98,7 +95,7 @@ class Paging:
 
     async def _ask(self, wanted: Filter) -> Answer:
         """One page; asked for again where the peer wants patience, or to know who we are."""
-        pauses = iter(_PAUSES)
+        pauses = iter(PAUSES)
         admitted = False
         while True:
             answer = await self._requests.ask(wanted, _first(_MOST_SHOWN, wanted), PAGE)

@@ -24,15 +24,23 @@ class TooManyRecords(PeerError):
 
 
 class NoReconciliation(PeerError):
-    """The peer does not speak NIP-77, or has it switched off."""
+    """The peer will not reconcile: its events have to be read page by page.
+
+    :ivar is_lasting: whether it does not speak NIP-77, or has it switched off; else it will not
+        this time.
+    """
+
+    def __init__(self, text: str, is_lasting: bool = True) -> None:
+        super().__init__(text)
+        self.is_lasting = is_lasting
 
 
 class FrameTooLarge(PeerError):
     """The peer does not read negentropy messages of that size."""
 
 
-class AuthRequired(PeerError):
-    """The peer wants to know who asks (NIP-42).
+class Postponed(PeerError):
+    """The peer may reconcile some other time.
 
     :ivar said: its own words.
     """
@@ -40,6 +48,14 @@ class AuthRequired(PeerError):
     def __init__(self, text: str, said: str) -> None:
         super().__init__(text)
         self.said = said
+
+
+class AuthRequired(Postponed):
+    """The peer wants to know who asks (NIP-42)."""
+
+
+class TooMuch(Postponed):
+    """The peer asks for patience: it reconciles with too many, or was asked too often."""
 
 
 _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
@@ -59,7 +75,7 @@ _STATED_LIMIT = re.compile(
     rf">\s*{_NUMBER}|limit\D{{0,4}}{_NUMBER}|max\w*\D{{0,4}}{_NUMBER}", re.IGNORECASE
 )
 
-# What servers without NIP-77 say to a NEG-OPEN, and what those say that have it switched off.
+# What servers without NIP-77 say in a notice, and what those say that have it switched off.
 _UNABLE = re.compile(
     r"negentropy.*(disabled|not supported|missing elements)|nip-?77 disabled"
     r"|unknown (cmd|command|message|envelope)|bad msg|could not parse|unrecogni[sz]ed"
@@ -68,8 +84,9 @@ _UNABLE = re.compile(
 )
 
 _PATIENCE = re.compile(
-    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|too many (concurrent |open |"
-    r"active )?(req\b|reqs\b|requests|subscriptions|subs\b|messages)|max\w* subscriptions",
+    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|max\w* subscriptions|"
+    r"too many (concurrent |open |active )?(neg\w* )?"
+    r"(req\b|reqs\b|requests|subscriptions|subs\b|messages|sessions)|try (again )?later",
     re.IGNORECASE,
 )
 
@@ -99,8 +116,13 @@ def is_about_a_frame(text: str) -> bool:
     return _FRAME.search(text) is not None
 
 
-def refusal_of(answer: NegErr | Closed | Notice) -> PeerError:
-    """The error that a peer's refusal to reconcile stands for."""
+def refusal_of(answer: NegErr | Closed | Notice, has_begun: bool) -> PeerError:
+    """The error that a peer's refusal to reconcile stands for.
+
+    :param has_begun: whether it had answered before. One that never did, and says neither that
+        the set or the message is too large nor that some other time may be better, is taken for
+        one without NIP-77, in whatever words.
+    """
     text = answer.text or type(answer).__name__.upper()
     said = f"the peer will not reconcile: {text}"
     stated = answer.limit if isinstance(answer, NegErr) else None
@@ -108,11 +130,18 @@ def refusal_of(answer: NegErr | Closed | Notice) -> PeerError:
         return AuthRequired(said, text)
     if stated is None and is_about_a_frame(text):
         return FrameTooLarge(said)
+    if stated is None and asks_for_patience(text):
+        return TooMuch(said, text)
     if stated is not None or _TOO_MANY.search(text):
         return TooManyRecords(said, stated or _limit_in(text))
-    if _UNABLE.search(text):
-        return NoReconciliation(said)
-    return PeerError(said)
+    if has_begun:
+        return PeerError(said)
+    return NoReconciliation(said, _UNABLE.search(text) is not None or not _is_a_failure(text))
+
+
+def _is_a_failure(text: str) -> bool:
+    """Whether something went wrong at the peer (NIP-01's ``error:``), which says nothing else."""
+    return text.startswith("error:")
 
 
 def _limit_in(text: str) -> int | None:

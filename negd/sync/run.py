@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from negd.errors import PeerError
+from negd.errors import PeerError, ProtocolViolation
 from negd.interfaces import Direction, IPeerBook, Outcome, PeerProfile, SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
@@ -17,6 +17,7 @@ from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
 from negd.sync.budget import UNLIMITED, Allowance, Budget, BudgetSpent, TurnOver
 from negd.sync.contact import Contact, get_in_touch
+from negd.sync.dialogue import Silence
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
@@ -27,9 +28,13 @@ from negd.sync.refusals import NoReconciliation
 from negd.sync.rejoinders import rejoinders
 from negd.sync.together import together
 from negd.sync.upload import Upload
+from negd.sync.windows import Window, joined
 
 DOUBT = 24 * 3600.0
 """Seconds after which a peer that did not reconcile is asked again."""
+
+_MOST_BROKEN_OFF = 3
+"""Reconciliations in a row that a peer may begin and not end."""
 
 _PAID = ("fetched", "refused", "sent", "rejected")
 """Counts of a progress that a budget pays for."""
@@ -205,22 +210,33 @@ class SyncRun:
     async def _find(self, peer: Contact, records: RecordSet) -> None:
         """Find all differences, by NIP-77 or, where the peer has none, by its pages."""
         if self._is_known_unable():
-            await self._page(peer, records)
-        else:
-            self.reached = None
+            await self._page_on(peer, records)
+            return
+        self.reached = None
+        try:
+            left = await self._negotiate(peer, records)
+        except NoReconciliation as refusal:
+            if not refusal.is_lasting:
+                await self._page(peer, records, self._wanted)
+                return
+            self._learn(nip77=False, found_at=self._now(), refusal=refusal.text)
             try:
-                await self._negotiate(peer, records)
-            except NoReconciliation as refusal:
-                self._learn(nip77=False, found_at=self._now(), refusal=refusal.text)
-                await self._page(peer, records)
-            else:
-                self._learn(nip77=True, found_at=self._now(), refusal="")
+                await self._page_on(peer, records)
+            except Silence:  # it says nothing to anything, and may just be busy
+                self._learn(nip77=None, found_at=0, refusal="")
+                raise
+        else:
+            self._learn(nip77=True, found_at=self._now(), refusal="", broken_off=0)
+            for window in left:
+                ours = records.window(window.since, window.until)
+                await self._page(peer, ours, window.of(self._wanted))
 
     def _is_known_unable(self) -> bool:
         doubted_at = self.profile.found_at + DOUBT
         return self.profile.nip77 is False and self._now() < doubted_at
 
-    async def _negotiate(self, peer: Contact, records: RecordSet) -> None:
+    async def _negotiate(self, peer: Contact, records: RecordSet) -> Iterable[Window]:
+        """Reconcile; what is left to be paged through, as the peer finds it too large."""
         largest = self._node.settings.frame_limit
         frame = min(largest, self.profile.frame_limit or largest)
         negotiation = Negotiation(peer, self._node, self.profile.max_records, frame, self._stepped)
@@ -228,10 +244,22 @@ class SyncRun:
             while not await self._is_through(negotiation, records):
                 await self._room(0)
                 records = await self._node.store.snapshot(self._wanted)
+            return joined(negotiation.left)
+        except (PeerError, ProtocolViolation) as error:
+            if negotiation.has_begun and not isinstance(error, NoReconciliation | BudgetSpent):
+                self._note_break(error.text)
+            raise
         finally:
             self._learn(max_records=negotiation.limit)
             if negotiation.frame < frame:
                 self._learn(frame_limit=negotiation.frame)
+
+    def _note_break(self, text: str) -> None:
+        """Do without NIP-77 for a while where a peer begins again and again, and never ends."""
+        broken_off = self.profile.broken_off + 1
+        self._learn(broken_off=broken_off)
+        if broken_off >= _MOST_BROKEN_OFF:
+            self._learn(nip77=False, found_at=self._now(), refusal=text, broken_off=0)
 
     async def _is_through(self, negotiation: Negotiation, records: RecordSet) -> bool:
         try:
@@ -245,20 +273,26 @@ class SyncRun:
         await self._needs.drained(most)
         await self._haves.drained(most)
 
-    async def _page(self, peer: Contact, records: RecordSet) -> None:
-        node = self._node
-        arrivals = self._arrivals(peer, self._moved_by_page)
-        taking = None if self._direction is Direction.UP else arrivals
-        paging = Paging(peer, taking, self._ledger, node, self._paged, self._moved_by_page)
+    async def _page_on(self, peer: Contact, records: RecordSet) -> None:
+        """Page from where the last turn ended, and note where this one does."""
         wanted = self._wanted
         if self.reached is not None:
             self._haves.add(self.reached.left)
             wanted = replace(wanted, until=self.reached.until)
+        paging = self._paging(peer)
         try:
             await paging.run(wanted, records)
         finally:
             if wanted.limit is None:
                 self.reached = Reached(paging.until, [])
+
+    async def _page(self, peer: Contact, records: RecordSet, wanted: Filter) -> None:
+        await self._paging(peer).run(wanted, records)
+
+    def _paging(self, peer: Contact) -> Paging:
+        arrivals = self._arrivals(peer, self._moved_by_page)
+        taking = None if self._direction is Direction.UP else arrivals
+        return Paging(peer, taking, self._ledger, self._node, self._paged, self._moved_by_page)
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
         fetch = Fetch(

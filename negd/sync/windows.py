@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from negd.nostr.event import MAX_TIMESTAMP
@@ -32,6 +33,19 @@ def whole(wanted: Filter) -> Window:
     """The window of a filter's own bounds."""
     until = MAX_TIMESTAMP if wanted.until is None else min(wanted.until, MAX_TIMESTAMP)
     return Window(wanted.since or 0, until)
+
+
+def joined(windows: Iterable[Window]) -> Iterator[Window]:
+    """Windows, newest first, with those that follow each other made one."""
+    whole: Window | None = None
+    for window in windows:
+        if whole is None or window.until + 1 != whole.since:
+            if whole is not None:
+                yield whole
+            whole = window
+        whole = Window(window.since, whole.until)
+    if whole is not None:
+        yield whole
 
 
 def split(window: Window, records: RecordSet, limit: int | None, now: int) -> list[Window]:

@@ -11,12 +11,13 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from negd.errors import PeerError
+from negd.errors import PeerError, StorageError
 from negd.interfaces import Direction, PeerState
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
-from negd.settings import SessionSettings, SyncSettings
+from negd.reconcile import RecordSet
+from negd.settings import SyncSettings
 from negd.testing.links import ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, World, failure_of
 
@@ -166,22 +167,25 @@ def test_a_sync_on_demand_uses_the_open_link(attending: Attend) -> None:
     assert len(world.dialer.links) == 1
 
 
-def test_a_failed_sync_keeps_the_link_and_is_tried_again_on_it(attending: Attend) -> None:
+def test_a_failed_sync_keeps_the_link_and_is_tried_again_on_it(
+    attending: Attend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = attending(sync=SyncSettings(jitter=0, interval=600, backoff_first=5))
-    sessions = world.theirs.backend.sessions
-    sessions._settings = SessionSettings(max_sessions=1)  # type: ignore[attr-defined]
-    world.clock.advance(590)
-    drive(world.clock, sessions.open("other", "s", EVERYTHING, b"\x61"))
-    world.clock.advance(10)
-    settle(world.clock)
+
+    async def broken(wanted: Filter) -> RecordSet:
+        raise StorageError("the disk is on fire")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.ours.storage.events, "snapshot", broken)
+        world.clock.advance(600)
+        settle(world.clock)
     state = world.ours.roster.state(THEIRS)
     assert state is not None
     assert (state.status.value, state.consecutive_failures) == ("error", 1)
-    assert "too many sessions" in state.last_error
+    assert state.last_error == "the disk is on fire"
     world.theirs.hold(events[10:13])
     settle(world.clock)
     assert world.ours.held() == set(ids[:13])
-    sessions.close("other", "s")
     world.theirs.hold([alice.sign(created_at=5)])
     world.clock.advance(5)
     settle(world.clock)
@@ -207,7 +211,7 @@ def test_a_peer_out_of_reach_is_a_failed_sync(attending: Attend) -> None:
 class TailedPeer:
     """Links to a peer, in the place of theirs, that is silent where it is to reconcile.
 
-    :ivar refusal: what it says instead, if anything.
+    :ivar refusal: what it says instead, if anything, also where pages are asked for.
     """
 
     def __init__(self, world: World) -> None:
@@ -220,7 +224,9 @@ class TailedPeer:
         return self.links[-1]
 
     def _answers(self, text: bytes) -> list[bytes]:
-        label, name, *_ = json.loads(text)
+        label, name, *rest = json.loads(text)
+        if label == "REQ" and self.refusal and "limit" in rest[0]:
+            return [json.dumps(["CLOSED", name, self.refusal]).encode()]
         if label == "REQ":
             return [json.dumps(["EOSE", name]).encode()]
         if label == "NEG-OPEN" and self.refusal:

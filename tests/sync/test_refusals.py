@@ -10,6 +10,7 @@ from negd.sync.refusals import (
     AuthRequired,
     NoReconciliation,
     TooManyRecords,
+    TooMuch,
     concerns_negotiation,
     refusal_of,
 )
@@ -27,11 +28,25 @@ from negd.sync.refusals import (
         "blocked: Negentropy sync is disabled",
         "closed: nip77 disabled",
         "closed: unknown subscription handle",
+        "negentropy error: something",
+        "CLOSED",
+        "PROTOCOL-ERROR",
+        "",
     ],
 )
 def test_servers_that_cannot(text: str) -> None:
-    assert type(refusal_of(NegErr("s", text))) is NoReconciliation
-    assert type(refusal_of(Notice(text))) is NoReconciliation
+    for answer in (NegErr("s", text), NegErr("", text), Closed("s", text), Notice(text)):
+        refusal = refusal_of(answer, has_begun=False)
+        assert isinstance(refusal, NoReconciliation)
+        assert refusal.is_lasting
+        assert (text or type(answer).__name__.upper()) in refusal.text
+        assert type(refusal_of(answer, has_begun=True)) is PeerError
+
+
+def test_a_failure_says_nothing_about_another_time() -> None:
+    refusal = refusal_of(NegErr("s", "error: database is busy"), has_begun=False)
+    assert isinstance(refusal, NoReconciliation)
+    assert not refusal.is_lasting
 
 
 @pytest.mark.parametrize(
@@ -47,31 +62,34 @@ def test_servers_that_cannot(text: str) -> None:
     ],
 )
 def test_sets_that_are_too_large(answer: NegErr, limit: int | None) -> None:
-    refusal = refusal_of(answer)
-    assert isinstance(refusal, TooManyRecords)
-    assert refusal.limit == limit
+    for has_begun in (True, False):
+        refusal = refusal_of(answer, has_begun)
+        assert isinstance(refusal, TooManyRecords)
+        assert refusal.limit == limit
 
 
 @pytest.mark.parametrize("text", ["auth-required: who are you", "restricted: members only"])
 def test_servers_that_want_to_know_who_asks(text: str) -> None:
-    assert type(refusal_of(Closed("s", text))) is AuthRequired
+    refusal = refusal_of(Closed("s", text), has_begun=False)
+    assert isinstance(refusal, AuthRequired)
+    assert refusal.said == text
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "too many concurrent NEG requests",
-        "negentropy error: something",
         "rate-limited: slow down",
-        "CLOSED",
-        "PROTOCOL-ERROR",
-        "",
+        "rate-limited: too many events a minute",
+        "blocked: too many sessions (limit 1000), try later",
+        "blocked: the memory for sessions is spent, try later",
     ],
 )
-def test_other_refusals_are_told_and_no_more_is_concluded(text: str) -> None:
-    refusal = refusal_of(NegErr("", text))
-    assert type(refusal) is PeerError
-    assert (text or "NEGERR") in refusal.text
+def test_servers_that_want_patience(text: str) -> None:
+    for answer in (NegErr("", text), Notice(text)):
+        refusal = refusal_of(answer, has_begun=False)
+        assert isinstance(refusal, TooMuch)
+        assert refusal.said == text
 
 
 @pytest.mark.parametrize("text", ["welcome", "rate limit: 5 notes a minute", "maintenance at 5"])

@@ -281,22 +281,64 @@ def scripted(world: World, script: Callable[[list], Iterable[object]]) -> Deferr
 SUB = "n1"
 
 
+def refusing(*refusals: object) -> Callable[[list], Iterable[object]]:  # type: ignore[type-arg]
+    """A relay without events that answers NEG-OPEN so."""
+
+    def script(message: list) -> Iterable[object]:  # type: ignore[type-arg]
+        match message[0]:
+            case "NEG-OPEN":
+                return [[message[1] if part == SUB else part for part in one] for one in refusals]  # type: ignore[attr-defined]
+            case "REQ":
+                return [["EOSE", message[1]]]
+        return []
+
+    return script
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
         ["NOTICE", "negentropy error: something"],
-        ["NOTICE", "too many concurrent NEG requests"],
         ["CLOSED", SUB, "auth-required: not for you"],
-        ["NEG-ERR", SUB, "rate-limited: slow down"],
+        ["CLOSED", SUB, ""],
         ["NEG-ERR", "", "CLOSED"],
         ["NEG-ERROR", SUB, "PROTOCOL-ERROR"],
+        ["NEG-MSG", SUB, "00ff"],
+        ["NEG-MSG", SUB, "6101"],
+        ["NEG-ERR", SUB, "message too large"],
     ],
 )
-def test_a_refusal_is_understood_at_once_and_told_in_the_peers_words(refusal: list[object]) -> None:
-    done = scripted(World(), lambda m: [refusal] if m[0] == "NEG-OPEN" else [])
-    error = failure_of(done)
-    assert isinstance(error, PeerError)
-    assert next(str(word) for word in refusal[1:] if word not in ("", SUB)) in error.text
+def test_a_refusal_is_understood_at_once_and_pages_are_read_instead(refusal: list[object]) -> None:
+    world = World()
+    finished: list[SyncProgress] = []
+    scripted(world, refusing(refusal)).addCallback(finished.append)
+    assert [progress.complete for progress in finished] == [True]
+    assert labels(world)[-2:] == ["REQ", "CLOSE"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [["NOTICE", "too many concurrent NEG requests"], ["NEG-ERR", SUB, "rate-limited: slow down"]],
+)
+def test_a_peer_that_asks_for_patience_gets_it_and_then_pages_are_read(
+    refusal: list[object],
+) -> None:
+    world = World()
+    peer = ScriptedPeer(
+        lambda text: [json.dumps(a).encode() for a in refusing(refusal)(json.loads(text))]
+    )
+    world.dialer.peers[THEIRS] = lambda: peer
+    sync = world.run_of()
+    done = Deferred.fromCoroutine(sync.run())
+    for _ in range(40):
+        settle(world.clock)
+        if not done.called:
+            assert labels(world).count("REQ") == 0
+            assert str(refusal[-1]) == sync.slowed_by
+        world.clock.advance(1)
+    assert sync.progress.complete
+    assert labels(world).count("NEG-OPEN") == 6
+    assert sync.profile.nip77 is None, "another time it may reconcile"
 
 
 def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
@@ -317,9 +359,69 @@ def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
     assert failure_of(done).args == ("no answer to a REQ for 30 s",)
 
 
-def test_garbage_in_a_negentropy_message_is_the_peers_fault() -> None:
-    done = scripted(World(), lambda m: [["NEG-MSG", SUB, "00ff"]])
-    assert isinstance(failure_of(done), ProtocolViolation)
+class BreaksOff(ScriptedPeer):
+    """Answers NEG-OPEN as it should, and every NEG-MSG with what breaks the session off."""
+
+    def __init__(self, world: World, *answer: object) -> None:
+        super().__init__(self._script)
+        self._inner = world.theirs.serve()
+        self._answer = answer
+
+    def connected(self, end: PeerEnd) -> None:
+        super().connected(end)
+        self._inner.connected(end)
+        self._end = end
+
+    def _script(self, text: bytes) -> list[bytes]:
+        message = json.loads(text)
+        if message[0] != "NEG-MSG":
+            self._inner.received(text)
+        elif self._answer:
+            answer = [message[1] if part == SUB else part for part in self._answer]
+            return [json.dumps(answer).encode()]
+        return []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["NEG-ERR", SUB, "closed: unknown subscription handle"],
+        ["NEG-MSG", SUB, "61ff"],
+        ["CLOSED", SUB, "error: internal"],
+        [],
+    ],
+)
+def test_a_peer_that_breaks_off_again_and_again_is_paged_through(answer: list[object]) -> None:
+    world = World()
+    world.ours.hold(events[:400])
+    world.theirs.hold(events[200:])
+    world.dialer.peers[THEIRS] = lambda: BreaksOff(world, *answer)
+    profile = PeerProfile()
+    for tries in range(3):
+        sync = world.run_of(profile=profile)
+        done = Deferred.fromCoroutine(sync.run())
+        settle(world.clock)
+        world.clock.advance(30)
+        settle(world.clock)
+        assert isinstance(failure_of(done), PeerError | ProtocolViolation)
+        profile = sync.profile
+        assert (profile.nip77, profile.broken_off) == ((None, tries + 1), (False, 0))[tries == 2]
+    assert profile.refusal
+    assert run(world, profile=profile).complete
+    assert world.ours.held() == world.theirs.held() == set(ids)
+
+
+def test_a_peer_that_says_nothing_to_anything_is_asked_anew_the_next_time() -> None:
+    world = World()
+    world.dialer.peers[THEIRS] = lambda: ScriptedPeer(lambda text: [])
+    sync = world.run_of()
+    done = Deferred.fromCoroutine(sync.run())
+    for _ in range(2):
+        settle(world.clock)
+        world.clock.advance(90)
+    settle(world.clock)
+    assert failure_of(done).args == ("no answer to a REQ for 30 s",)
+    assert sync.profile.nip77 is None
 
 
 def test_a_peer_that_sends_nothing_readable_is_given_up() -> None:
@@ -417,14 +519,34 @@ def test_a_peer_that_takes_few_records_is_reconciled_in_windows() -> None:
     assert 12 < len(opened) < 60
 
 
-def test_a_peer_that_refuses_any_size_is_given_up_in_its_own_words() -> None:
+@pytest.mark.parametrize("wanted", [EVERYTHING, Filter(limit=450)])
+def test_a_peer_that_refuses_any_size_is_paged_through(wanted: Filter) -> None:
     world = World()
-    done = scripted(
-        world,
-        lambda m: [["NEG-ERR", m[1], "blocked: too many events"]] if m[0] == "NEG-OPEN" else [],
-    )
-    assert "too many events" in str(failure_of(done))
-    assert len(world.dialer.links[-1].sent) < 100
+    relay = Plain(events, refusal=b'["NEG-ERR","","blocked: too many events"]')
+    world.dialer.peers[THEIRS] = relay.link
+    sync = world.run_of(wanted=wanted)
+    assert drive(world.clock, sync.run()).complete
+    assert len(world.ours.held()) == (wanted.limit or 600)
+    assert labels(world).count("NEG-OPEN") < 100
+    if wanted.limit is None:
+        assert sync.profile.nip77 is False
+        assert "too many" in sync.profile.refusal
+    else:
+        assert sync.profile.nip77 is None
+
+
+def test_a_second_with_more_than_a_peer_takes_is_paged_and_the_rest_reconciled() -> None:
+    world = World(sessions=SessionSettings(max_records=50))
+    crowd = [alice.sign(created_at=1100, kind=1, content=f"crowd {n}") for n in range(120)]
+    world.theirs.hold([*events, *crowd])
+    world.ours.hold(events[::2])
+    sync = world.run_of()
+    assert drive(world.clock, sync.run()).complete
+    assert world.ours.held() == set(ids) | {event.id_bytes for event in crowd}
+    assert (sync.profile.nip77, sync.profile.max_records) == (True, 50)
+    sent = [json.loads(text) for text in world.dialer.links[-1].sent]
+    paged = [m[2] for m in sent if m[0] == "REQ" and "ids" not in m[2]]
+    assert {(page.get("since"), page.get("until")) for page in paged} == {(1100, 1100)}
 
 
 class Guarded(ScriptedPeer):
@@ -519,13 +641,20 @@ def test_without_a_key_that_is_taken_the_refusal_stands(key: Signer | None, take
 class Plain(Relay):
     """A relay that knows no NEG-OPEN."""
 
+    def __init__(
+        self,
+        held: Iterable = (),  # type: ignore[type-arg]
+        cap: int = 10**9,
+        refusal: bytes = b'["NOTICE","ERROR: bad msg: unknown cmd"]',
+    ) -> None:
+        super().__init__(held, cap=cap)
+        self.refusal = refusal
+
     def link(self) -> MemoryPeer:
         inner = super().link()
         assert isinstance(inner, ScriptedPeer)
         answer = inner._script
-        inner._script = lambda text: (
-            [b'["NOTICE","ERROR: bad msg: unknown cmd"]'] if b"NEG-OPEN" in text else answer(text)
-        )
+        inner._script = lambda text: [self.refusal] if b"NEG-OPEN" in text else answer(text)
         return inner
 
     def held(self) -> set[bytes]:
