@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from operator import itemgetter
+from typing import TypeAlias
 
 from negd.interfaces import Outcome, Verdict
 from negd.nostr.event import Event
@@ -14,6 +15,9 @@ from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Cursor, Database, Databases, Transaction
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.rules import take
+
+Lists: TypeAlias = defaultdict[bytes, list[bytes]]
+"""Some lists of a database by their keys."""
 
 IDS = b"\0"
 """The key under which all ids are listed."""
@@ -25,7 +29,6 @@ _PLACE = 34
 """Bytes of an address before its identifier."""
 
 _DIGEST = 16
-_KEY, _VALUE = itemgetter(0), itemgetter(1)
 _VERDICTS = {outcome: Verdict(outcome) for outcome in Outcome}
 
 
@@ -49,29 +52,37 @@ def entries_of(
 ) -> dict[Database, list[tuple[bytes, bytes]]]:
     """What the lists hold for these events, which are given by their serials, in order of lists.
 
-    Records are sorted once, and then keys alone: that takes half as long as sorting both.
+    Records are sorted once, then the keys that there are: entries themselves would take longer.
     """
-    ids, kinds, authors, tags, expiry = [], [], [], [], []
+    ids: list[bytes] = []
+    kinds: Lists = defaultdict(list)
+    authors: Lists = defaultdict(list)
+    tags: Lists = defaultdict(list)
+    expiry: Lists = defaultdict(list)
     for serial, filing in sorted(filings.items(), key=_record):
         value = posting(filing.record, serial)
-        ids.append((IDS, filing.id_bytes + serial))
-        kinds.append((kind_key(filing.kind), value))
-        authors.append((filing.author, value))
+        ids.append(filing.id_bytes + serial)
+        kinds[kind_key(filing.kind)].append(value)
+        authors[filing.author].append(value)
         for key in filing.tags:
-            tags.append((key, value))
+            tags[key].append(value)
         if filing.expiration is not None:
-            expiry.append((number_key(filing.expiration), value))
+            expiry[number_key(filing.expiration)].append(value)
     return {
-        databases.ids: sorted(ids, key=_VALUE),
-        databases.kinds: sorted(kinds, key=_KEY),
-        databases.authors: sorted(authors, key=_KEY),
-        databases.tags: sorted(tags, key=_KEY),
-        databases.expiry: sorted(expiry, key=_KEY),
+        databases.ids: [(IDS, value) for value in sorted(ids)],
+        databases.kinds: _in_order(kinds),
+        databases.authors: _in_order(authors),
+        databases.tags: _in_order(tags),
+        databases.expiry: _in_order(expiry),
     }
 
 
 def _record(item: tuple[bytes, Filing]) -> bytes:
     return item[1].record
+
+
+def _in_order(lists: Lists) -> list[tuple[bytes, bytes]]:
+    return [(key, value) for key in sorted(lists) for value in lists[key]]
 
 
 def serial_of(ids: Cursor, event_id: bytes) -> bytes | None:
