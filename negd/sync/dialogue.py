@@ -120,6 +120,10 @@ class Mailbox:
         """How many messages came and were not taken."""
         return len(self._letters)
 
+    def end(self) -> None:
+        """Collect no more: who collects holds the mailbox, mostly, and would never be let go."""
+        self._collect = None
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.called:
             self._waiter.callback(None)
@@ -196,6 +200,7 @@ class Dialogue:
             yield box
         finally:
             del self._boxes[name]
+            box.end()
             self._ended_lately.append(name)
 
     @contextmanager

@@ -99,6 +99,7 @@ class Subscription:
         self._over = True
         for watch in self._watches:
             watch.stop()
+        self._watches.clear()  # they hold us
         self._release_held()
         self._recent.clear()
         if self._forgetting is not None and self._forgetting.active():
