@@ -12,8 +12,8 @@ from negd.errors import NegdError
 from negd.testing.processes import DaemonProcess
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
 
-COUNT = int(os.environ.get("NEGD_RESUME_EVENTS", "10000"))
-"""With ``NEGD_RESUME_EVENTS=100000`` it takes a minute."""
+COUNT = int(os.environ.get("NEGD_RESUME_EVENTS", "100000"))
+"""Events of both sides together; with all of them it takes the better part of a minute."""
 
 
 def ids_once_stored(daemon: DaemonProcess) -> set[str]:
