@@ -92,7 +92,7 @@ class Negotiation:
         pending = [whole(wanted)]
         if self.limit is not None and len(records) > self.limit and wanted.limit is None:
             pending = self._split(pending[0], records) or pending
-        splits = 0
+        splits, self.left = 0, []
         while pending:
             window = pending.pop()
             ours = records.window(window.since, window.until)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from twisted.internet.task import deferLater
 
-from negd.errors import PeerError, ProtocolViolation
+from negd.errors import PeerError
 from negd.interfaces import Direction, IPeerBook, Outcome, PeerProfile, SyncProgress
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
@@ -17,24 +16,16 @@ from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
 from negd.sync.budget import UNLIMITED, Allowance, Budget, BudgetSpent, TurnOver
 from negd.sync.contact import Contact, get_in_touch
-from negd.sync.dialogue import Silence
 from negd.sync.differences import Differences
 from negd.sync.fetch import Fetch
 from negd.sync.ledger import Ledger
-from negd.sync.negotiation import HeldUp, Negotiation
+from negd.sync.lessons import Lessons
 from negd.sync.node import Node
 from negd.sync.paging import Paging
-from negd.sync.refusals import NoReconciliation
 from negd.sync.rejoinders import rejoinders
+from negd.sync.search import Search
 from negd.sync.together import together
 from negd.sync.upload import Upload
-from negd.sync.windows import Window, joined
-
-DOUBT = 24 * 3600.0
-"""Seconds after which a peer that did not reconcile is asked again."""
-
-_MOST_BROKEN_OFF = 3
-"""Reconciliations in a row that a peer may begin and not end."""
 
 _PAID = ("fetched", "refused", "sent", "rejected")
 """Counts of a progress that a budget pays for."""
@@ -73,7 +64,6 @@ class SyncRun:
     :param so_far: what earlier turns of the same sync have come to.
     :param reached: where the turn before this one left off.
     :ivar reached: where the next turn is to go on; None where it begins anew.
-    :ivar profile: what was known of the peer's ways, and was learned of them since.
     """
 
     def __init__(
@@ -103,9 +93,14 @@ class SyncRun:
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self._peer: Contact | None = None
         self.reached = reached
-        self.profile = profile
+        self._lessons = Lessons(profile, node.clock)
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
+
+    @property
+    def profile(self) -> PeerProfile:
+        """What was known of the peer's ways, and was learned of them since."""
+        return self._lessons.profile
 
     @property
     def moved(self) -> int:
@@ -153,7 +148,7 @@ class SyncRun:
             await together(self._gather(peer, records, arrivals), self._push(peer))
         finally:
             faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
-            self._learn(faults=dict(faults))
+            self._lessons.learn(faults=dict(faults))
             reasons = Counter(self._so_far.reasons) + self._ledger.reasons
             self.progress = replace(self.progress, reasons=dict(reasons))
             await self._ledger.write(at_least=1)
@@ -208,86 +203,35 @@ class SyncRun:
             raise BudgetSpent(self._budget.events)
 
     async def _find(self, peer: Contact, records: RecordSet) -> None:
-        """Find all differences, by NIP-77 or, where the peer has none, by its pages."""
-        if self._is_known_unable():
-            await self._page_on(peer, records)
-            return
-        self.reached = None
+        """Find all differences, on from where the last turn ended."""
+        reached, self.reached = self.reached, None
+        until = None
+        if reached is not None and self._lessons.is_unable:
+            self._haves.add(reached.left)
+            until = reached.until
+        search = Search(
+            peer,
+            self._node,
+            self._wanted,
+            self._lessons,
+            self._stepped,
+            self._moved_on,
+            self._paging,
+            until,
+        )
         try:
-            left = await self._negotiate(peer, records)
-        except NoReconciliation as refusal:
-            if not refusal.is_lasting:
-                await self._page(peer, records, self._wanted)
-                return
-            self._learn(nip77=False, found_at=self._now(), refusal=refusal.text)
-            try:
-                await self._page_on(peer, records)
-            except Silence:  # it says nothing to anything, and may just be busy
-                self._learn(nip77=None, found_at=0, refusal="")
-                raise
-        else:
-            self._learn(nip77=True, found_at=self._now(), refusal="", broken_off=0)
-            for window in left:
-                ours = records.window(window.since, window.until)
-                await self._page(peer, ours, window.of(self._wanted))
-
-    def _is_known_unable(self) -> bool:
-        doubted_at = self.profile.found_at + DOUBT
-        return self.profile.nip77 is False and self._now() < doubted_at
-
-    async def _negotiate(self, peer: Contact, records: RecordSet) -> Iterable[Window]:
-        """Reconcile; what is left to be paged through, as the peer finds it too large."""
-        largest = self._node.settings.frame_limit
-        frame = min(largest, self.profile.frame_limit or largest)
-        negotiation = Negotiation(peer, self._node, self.profile.max_records, frame, self._stepped)
-        try:
-            while not await self._is_through(negotiation, records):
-                await self._room(0)
-                records = await self._node.store.snapshot(self._wanted)
-            return joined(negotiation.left)
-        except (PeerError, ProtocolViolation) as error:
-            if negotiation.has_begun and not isinstance(error, NoReconciliation | BudgetSpent):
-                self._note_break(error.text)
-            raise
+            await search.run(records)
         finally:
-            self._learn(max_records=negotiation.limit)
-            if negotiation.frame < frame:
-                self._learn(frame_limit=negotiation.frame)
+            if search.until is not None:
+                self.reached = Reached(search.until, [])
 
-    def _note_break(self, text: str) -> None:
-        """Do without NIP-77 for a while where a peer begins again and again, and never ends."""
-        broken_off = self.profile.broken_off + 1
-        self._learn(broken_off=broken_off)
-        if broken_off >= _MOST_BROKEN_OFF:
-            self._learn(nip77=False, found_at=self._now(), refusal=text, broken_off=0)
-
-    async def _is_through(self, negotiation: Negotiation, records: RecordSet) -> bool:
-        try:
-            await negotiation.run(self._wanted, records)
-        except HeldUp:
-            return False
-        return True
+    async def _moved_on(self) -> None:
+        await self._room(0)
 
     async def _room(self, most: int) -> None:
         """Return when no more than so many differences wait in either line."""
         await self._needs.drained(most)
         await self._haves.drained(most)
-
-    async def _page_on(self, peer: Contact, records: RecordSet) -> None:
-        """Page from where the last turn ended, and note where this one does."""
-        wanted = self._wanted
-        if self.reached is not None:
-            self._haves.add(self.reached.left)
-            wanted = replace(wanted, until=self.reached.until)
-        paging = self._paging(peer)
-        try:
-            await paging.run(wanted, records)
-        finally:
-            if wanted.limit is None:
-                self.reached = Reached(paging.until, [])
-
-    async def _page(self, peer: Contact, records: RecordSet, wanted: Filter) -> None:
-        await self._paging(peer).run(wanted, records)
 
     def _paging(self, peer: Contact) -> Paging:
         arrivals = self._arrivals(peer, self._moved_by_page)
@@ -309,7 +253,7 @@ class SyncRun:
             await fetch.run()
             self._needs.desert()
         finally:
-            self._learn(ids_per_request=fetch.cap, requests_in_flight=fetch.in_flight)
+            self._lessons.learn(ids_per_request=fetch.cap, requests_in_flight=fetch.in_flight)
 
     async def _push(self, peer: Contact) -> None:
         await Upload(peer, self._haves, self._node, self._ledger, self._moved).run()
@@ -350,9 +294,3 @@ class SyncRun:
     def _count(self, **more: int) -> None:
         self.progress = self.progress.plus(**more)
         self._report(self.progress)
-
-    def _learn(self, **news: Any) -> None:
-        self.profile = replace(self.profile, **news)
-
-    def _now(self) -> float:
-        return self._node.clock.seconds()

@@ -17,7 +17,8 @@ from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
-from negd.sync.run import DOUBT, SyncRun
+from negd.sync.lessons import DOUBT
+from negd.sync.run import SyncRun
 from negd.testing.links import PeerEnd, ScriptedPeer, drive
 from negd.testing.nodes import THEIRS, World
 
