@@ -45,9 +45,10 @@ class Requests:
 
         def collect(event: Event) -> None:
             nonlocal superfluous
-            is_new = event.id_bytes not in events
+            event_id = event.id_bytes
+            is_new = event_id not in events
             if is_new and expected(event):
-                events[event.id_bytes] = event
+                events[event_id] = event
                 return
             faults[Fault.UNASKED if is_new else Fault.REPEATED] += 1
             superfluous += 1
