@@ -58,6 +58,7 @@ class Peer:
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
         self._turn: SyncRun | None = None
+        self._left_off: dict[Filter, Reached] = {}
         self._node = node
         self._book = book
         self._line = line
@@ -107,7 +108,7 @@ class Peer:
     async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
         before = self.state.status
         so_far = SyncProgress(self.url)
-        reached: Reached | None = None
+        reached = self._left_off.pop(wanted, None)
         while True:
             await self._line.acquire()
             try:
@@ -118,6 +119,11 @@ class Peer:
             except TurnOver:
                 so_far, reached = run.progress, run.reached
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
+            except PeerError:
+                # Where it got no further, what stands in the way may be just there.
+                if run.reached is not None and run.got_further:
+                    self._left_off = {wanted: run.reached}
+                raise
             except CancelledError:
                 if self.state.status is PeerStatus.SYNCING:
                     self.state = replace(self.state, status=before)

@@ -52,11 +52,15 @@ class Ledger:
         )
         return [i for i in ids if i not in entries or entries[i].retry_at <= now]
 
+    def remark(self, text: str) -> None:
+        """Something about differences that have no ids, for :attr:`reasons`."""
+        if text in self.reasons or len(self.reasons) < _MOST_REASONS:
+            self.reasons[text] += 1
+
     def note(self, event_id: bytes, residue: Residue, text: str) -> None:
         """A try was in vain, and this is why."""
         text = text[:_LONGEST]
-        if text in self.reasons or len(self.reasons) < _MOST_REASONS:
-            self.reasons[text] += 1
+        self.remark(text)
         if self._book is None:
             return
         earlier = self._retried.pop(event_id, None)

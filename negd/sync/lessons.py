@@ -33,8 +33,8 @@ class Lessons:
     @property
     def is_unable(self) -> bool:
         """Whether the peer is known not to reconcile (NIP-77), and not for so long as to doubt."""
-        doubted_at = self.profile.found_at + DOUBT
-        return self.profile.nip77 is False and self._clock.seconds() < doubted_at
+        age = abs(self._clock.seconds() - self.profile.found_at)  # clocks are set back, too
+        return self.profile.nip77 is False and age < DOUBT
 
     def reconciles(self) -> None:
         """The peer has reconciled to the end."""
@@ -48,8 +48,11 @@ class Lessons:
         """The peer was taken not to reconcile, but it answers nothing else either."""
         self.learn(nip77=None, found_at=0, refusal="")
 
-    def broke_off(self, text: str) -> None:
-        """The peer has begun to reconcile, and not ended; one that never ends is unable."""
-        self.learn(broken_off=self.profile.broken_off + 1)
+    def broke_off(self, text: str, moved: int) -> None:
+        """The peer did not reconcile to the end; one that never does is unable.
+
+        :param moved: events that moved all the same. If some do each time, that is an end too.
+        """
+        self.learn(broken_off=0 if moved else self.profile.broken_off + 1)
         if self.profile.broken_off >= _MOST_BROKEN_OFF:
             self.does_not_reconcile(text)

@@ -13,6 +13,7 @@ from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import PAUSES, Contact
+from negd.sync.crowds import Crowd
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.refusals import asks_for_patience
@@ -24,11 +25,17 @@ PAGE = 500
 _MOST_SHOWN = 20_000
 """Events that a peer may show on a page, if it does not care how many were asked for."""
 
+_SMALLEST_CAP = 5
+"""Events that any peer shows at a time: a page of fewer was not cut."""
+
 _MOST_OF_A_SECOND = 100_000
 """Events of one second after which the seconds before it are gone on to."""
 
 _PIECE = 5000
 """Records of ours looked at in one turn of the reactor."""
+
+_TAKEN = 1000
+"""Events of a page that are taken in one turn."""
 
 
 class Paging:
@@ -36,7 +43,8 @@ class Paging:
 
     A page says what the peer holds of every second but its oldest, which may be cut: that one
     begins the next page.  What we hold of a second that was shown and is not on a page, the peer
-    lacks.
+    lacks.  A page that shows nothing but what was shown before is stuck in a second with more
+    events than it can hold: that second is asked for by itself (:class:`Crowd`).
 
     :param arrivals: where events go that we lack; None where they are not wanted.
     :param found: told of ids that we have and that we need, some thousand at a time; returns when
@@ -61,6 +69,7 @@ class Paging:
         self._clock = node.clock
         self._found = found
         self._moved = moved
+        self._most_shown = 0
         self.until = MAX_TIMESTAMP
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
@@ -78,20 +87,53 @@ class Paging:
         while until >= since and left != 0:
             size = PAGE if left is None else min(PAGE, left)
             shown = (await self._ask(_page(wanted, until, size))).events
-            fresh = {key: event for key, event in shown.items() if key not in listed}
-            listed.update(fresh)
-            await self._take(fresh, records)
+            self._most_shown = max(self._most_shown, len(shown))
+            fresh = await self._fresh(shown, listed, records)
             left = None if left is None else max(0, left - len(fresh))
             oldest = min((event.created_at for event in fresh.values()), default=until)
             if not shown:
                 await self._settle(records.window(since, until), listed)
                 return
             if not fresh or (oldest == until and len(listed) > _MOST_OF_A_SECOND):
-                oldest = until - 1  # a second with more events than the peer shows: go by
+                if left is None and len(shown) == self._most_shown >= _SMALLEST_CAP:
+                    await self._see_the_rest(wanted, until, listed, records)
+                oldest = until - 1
             await self._settle(records.window(oldest + 1, until), listed)
             if oldest < until:
                 listed = {key for key, event in fresh.items() if event.created_at == oldest}
             until = self.until = oldest
+
+    async def _see_the_rest(
+        self, wanted: Filter, second: int, listed: set[bytes], records: RecordSet
+    ) -> None:
+        """Take what there is of a second that a page did not get beyond."""
+        alone = replace(wanted, since=second, until=second, limit=_MOST_SHOWN)
+        shown = (await self._ask(alone)).events
+        await self._fresh(shown, listed, records)
+        if len(shown) > self._most_shown:
+            return  # it was our limit, and none of the peer's
+        found = 0
+        async for more in Crowd(alone, self._shown).beyond(shown, self._most_shown):
+            found += len(await self._fresh(more, listed, records))
+        if found:
+            how_many = f"the peer shows {self._most_shown} events, and may have more"
+            self._ledger.remark(f"of second {second} {how_many}")
+
+    async def _shown(self, wanted: Filter) -> dict[bytes, Event]:
+        return (await self._ask(wanted)).events
+
+    async def _fresh(
+        self, shown: dict[bytes, Event], listed: set[bytes], records: RecordSet
+    ) -> dict[bytes, Event]:
+        """Those events that were not listed, which are taken and listed now."""
+        fresh = {key: event for key, event in shown.items() if key not in listed}
+        listed.update(fresh)
+        keys = list(fresh)
+        for begin in range(0, len(keys), _TAKEN):
+            if begin:
+                await deferLater(self._clock, 0)
+            await self._take({key: fresh[key] for key in keys[begin : begin + _TAKEN]}, records)
+        return fresh
 
     async def _ask(self, wanted: Filter) -> Answer:
         """One page; asked for again where the peer wants patience, or to know who we are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from twisted.internet.task import deferLater
 
@@ -26,6 +27,7 @@ from negd.sync.rejoinders import rejoinders
 from negd.sync.search import Search
 from negd.sync.together import together
 from negd.sync.upload import Upload
+from negd.sync.windows import Window, whole
 
 _PAID = ("fetched", "refused", "sent", "rejected")
 """Counts of a progress that a budget pays for."""
@@ -47,12 +49,12 @@ _MOST_CARRIED = 10_000
 class Reached:
     """How far a turn has come whose peer shows pages, so that the next does not begin anew.
 
-    :ivar until: the second that the next page begins at.
-    :ivar left: ids found before, and not sent yet.
+    :ivar left: windows whose pages are still to be read, newest first.
+    :ivar sent_later: ids found before, and not sent yet.
     """
 
-    until: int
-    left: list[bytes]
+    left: list[Window]
+    sent_later: list[bytes]
 
 
 class SyncRun:
@@ -63,7 +65,9 @@ class SyncRun:
     :param budget: what the sync may cost.
     :param so_far: what earlier turns of the same sync have come to.
     :param reached: where the turn before this one left off.
-    :ivar reached: where the next turn is to go on; None where it begins anew.
+    :ivar reached: where the next turn, or after a failure the next sync, is to go on; None where
+        it begins anew.
+    :ivar got_further: whether that is beyond where this one began.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class SyncRun:
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self._peer: Contact | None = None
         self.reached = reached
+        self.got_further = False
         self._lessons = Lessons(profile, node.clock)
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
@@ -146,6 +151,9 @@ class SyncRun:
         arrivals = self._arrivals(peer, self._moved)
         try:
             await together(self._gather(peer, records, arrivals), self._push(peer))
+        except PeerError:
+            self._carry()
+            raise
         finally:
             faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
             self._lessons.learn(faults=dict(faults))
@@ -158,12 +166,17 @@ class SyncRun:
     def _end_of_turn(self) -> PeerError:
         if not self._is_turn_over:
             return BudgetSpent(self._budget.events)
-        if self.reached is not None and len(self._haves) <= _MOST_CARRIED:
-            self.reached = replace(self.reached, left=self._haves.take_back())
-        else:  # what has not been tried will be found again
-            self.reached = None
+        self._carry()
+        if self.reached is None:  # what has not been tried will be found again
             self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
         return TurnOver()
+
+    def _carry(self) -> None:
+        """Keep what pages have shown and has not moved; where that is too much, begin anew."""
+        if len(self._haves) > _MOST_CARRIED:
+            self.reached = None
+        elif self.reached is not None:
+            self.reached = replace(self.reached, sent_later=self._haves.take_back())
 
     def _arrivals(self, peer: Contact, moved: Callable[..., None]) -> Arrivals:
         is_partial = not self._wanted.is_everything
@@ -205,10 +218,9 @@ class SyncRun:
     async def _find(self, peer: Contact, records: RecordSet) -> None:
         """Find all differences, on from where the last turn ended."""
         reached, self.reached = self.reached, None
-        until = None
-        if reached is not None and self._lessons.is_unable:
-            self._haves.add(reached.left)
-            until = reached.until
+        begins_with = [whole(self._wanted)] if reached is None else reached.left
+        if reached is not None:
+            self._haves.add(reached.sent_later)
         search = Search(
             peer,
             self._node,
@@ -216,14 +228,17 @@ class SyncRun:
             self._lessons,
             self._stepped,
             self._moved_on,
-            self._paging,
-            until,
+            partial(self._paging, peer),
+            None if reached is None else reached.left,
         )
         try:
             await search.run(records)
         finally:
-            if search.until is not None:
-                self.reached = Reached(search.until, [])
+            if search.left is not None and self._wanted.limit is None:
+                self.reached = Reached(search.left, [])
+            self.got_further = search.left != begins_with
+            if search.broke_off:
+                self._lessons.broke_off(search.broke_off, moved=self.moved)
 
     async def _moved_on(self) -> None:
         await self._room(0)
@@ -278,6 +293,8 @@ class SyncRun:
         """Put what a page shows that the peer lacks in line; the page brought what we need."""
         needed = len(list(need))
         self._moved(have=self._haves.add(have))
+        if self._is_turn_over:  # pages can be gone on with at any time
+            raise BudgetSpent(self._budget.events)
         self._hold_to_budget(needed)
         self._moved(need=needed)
         await self._room(_MOST_IN_LINE)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 
 from negd.errors import PeerError, ProtocolViolation
 from negd.nostr.filter import Filter
@@ -16,7 +15,7 @@ from negd.sync.negotiation import HeldUp, Negotiation
 from negd.sync.node import Node
 from negd.sync.paging import Paging
 from negd.sync.refusals import NoReconciliation
-from negd.sync.windows import Window, joined
+from negd.sync.windows import Window, joined, whole
 
 
 class Search:
@@ -25,8 +24,10 @@ class Search:
     :param stepped: told of each step of a reconciliation, see :class:`Negotiation`.
     :param moved_on: returns when all that was found has moved.
     :param paging: makes one that reads pages and tells of what it finds.
-    :param until: the second that pages are read from on, where an earlier search left off.
-    :ivar until: where pages are to be read on from; None where a search has to begin anew.
+    :param left: windows that an earlier search left to be read page by page, newest first; None
+        where there was none, or it ended.
+    :ivar left: the same, of this search.
+    :ivar broke_off: why the peer ended, in the middle, what it had begun; else nothing.
     """
 
     def __init__(
@@ -37,8 +38,8 @@ class Search:
         lessons: Lessons,
         stepped: Callable[[Step], Awaitable[int]],
         moved_on: Callable[[], Awaitable[None]],
-        paging: Callable[[Contact], Paging],
-        until: int | None,
+        paging: Callable[[], Paging],
+        left: list[Window] | None = None,
     ) -> None:
         self._peer = peer
         self._node = node
@@ -47,7 +48,8 @@ class Search:
         self._stepped = stepped
         self._moved_on = moved_on
         self._paging = paging
-        self.until = until
+        self.left = left
+        self.broke_off = ""
 
     async def run(self, records: RecordSet) -> None:
         """Find all differences.
@@ -58,33 +60,46 @@ class Search:
         :raises negd.errors.ProtocolViolation: its negentropy message cannot be read.
         :raises negd.errors.StorageError: our storage failed.
         """
+        before = self._lessons.profile.nip77
+        if self.left is None:
+            self.left = await self._reconciled(records)
+        try:
+            await self._page_through(records)
+        except Silence:  # it says nothing to anything, and may just be busy
+            if before is not False:
+                self._lessons.says_nothing()
+            raise
+
+    async def _reconciled(self, records: RecordSet) -> list[Window]:
+        """Reconcile where the peer does that; what is left to be read page by page."""
+        everything = [whole(self._wanted)]
         if self._lessons.is_unable:
-            await self._page_on(records)
-            return
-        self.until = None
+            return everything
         try:
             left = await self._negotiate(records)
         except NoReconciliation as refusal:
-            await self._do_without(refusal, records)
-        else:
-            self._lessons.reconciles()
-            for window in left:
-                ours = records.window(window.since, window.until)
-                await self._page(window.of(self._wanted), ours)
+            if refusal.is_lasting:
+                self._lessons.does_not_reconcile(refusal.text)
+            return everything
+        self._lessons.reconciles()
+        return left
 
-    async def _do_without(self, refusal: NoReconciliation, records: RecordSet) -> None:
-        if not refusal.is_lasting:
-            await self._page(self._wanted, records)
-            return
-        self._lessons.does_not_reconcile(refusal.text)
-        try:
-            await self._page_on(records)
-        except Silence:  # it may just be busy
-            self._lessons.says_nothing()
-            raise
+    async def _page_through(self, records: RecordSet) -> None:
+        """Read the pages of what is left, and keep note of how far it has come."""
+        while self.left:
+            window, *rest = self.left
+            paging = self._paging()
+            try:
+                await paging.run(
+                    window.of(self._wanted), records.window(window.since, window.until)
+                )
+            finally:
+                self.left = [Window(window.since, min(window.until, paging.until)), *rest]
+            self.left = rest
+        self.left = None
 
-    async def _negotiate(self, records: RecordSet) -> Iterable[Window]:
-        """Reconcile; what is left to be paged through, as the peer finds it too large."""
+    async def _negotiate(self, records: RecordSet) -> list[Window]:
+        """Reconcile; what the peer finds too large."""
         profile, largest = self._lessons.profile, self._node.settings.frame_limit
         frame = min(largest, profile.frame_limit or largest)
         negotiation = Negotiation(self._peer, self._node, profile.max_records, frame, self._stepped)
@@ -92,10 +107,10 @@ class Search:
             while not await self._is_through(negotiation, records):
                 await self._moved_on()
                 records = await self._node.store.snapshot(self._wanted)
-            return joined(negotiation.left)
+            return list(joined(negotiation.left))
         except (PeerError, ProtocolViolation) as error:
-            if negotiation.has_begun and not isinstance(error, NoReconciliation | BudgetSpent):
-                self._lessons.broke_off(error.text)
+            if not isinstance(error, NoReconciliation | BudgetSpent):
+                self.broke_off = error.text
             raise
         finally:
             self._lessons.learn(max_records=negotiation.limit)
@@ -108,16 +123,3 @@ class Search:
         except HeldUp:
             return False
         return True
-
-    async def _page(self, wanted: Filter, records: RecordSet) -> None:
-        await self._paging(self._peer).run(wanted, records)
-
-    async def _page_on(self, records: RecordSet) -> None:
-        """Page from where the last search ended, and note where this one does."""
-        wanted = self._wanted if self.until is None else replace(self._wanted, until=self.until)
-        paging = self._paging(self._peer)
-        try:
-            await paging.run(wanted, records)
-        finally:
-            if wanted.limit is None:
-                self.until = paging.until

@@ -37,15 +37,15 @@ def whole(wanted: Filter) -> Window:
 
 def joined(windows: Iterable[Window]) -> Iterator[Window]:
     """Windows, newest first, with those that follow each other made one."""
-    whole: Window | None = None
+    one: Window | None = None
     for window in windows:
-        if whole is None or window.until + 1 != whole.since:
-            if whole is not None:
-                yield whole
-            whole = window
-        whole = Window(window.since, whole.until)
-    if whole is not None:
-        yield whole
+        if one is None or window.until + 1 != one.since:
+            if one is not None:
+                yield one
+            one = window
+        one = Window(window.since, one.until)
+    if one is not None:
+        yield one
 
 
 def split(window: Window, records: RecordSet, limit: int | None, now: int) -> list[Window]:

@@ -416,3 +416,40 @@ def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended() -> None:
     assert world.ours.held() == world.theirs.held() == {event.id_bytes for event in many}
     assert (told[-1].complete, told[-1].have, told[-1].sent) == (True, 200, 200)
     assert (told[-1].need, told[-1].fetched, told[-1].already) == (400, 400, 0)
+
+
+class Flagging(PagedPeer):
+    """One whose links last for three pages."""
+
+    def received(self, text: bytes) -> None:
+        if self.asked == 3:
+            self.abort("out of breath")
+        else:
+            super().received(text)
+
+
+def test_a_peer_without_nip77_whose_links_do_not_last_is_read_to_the_end_all_the_same() -> None:
+    world = World()
+    links: list[Flagging] = []
+
+    def link() -> Flagging:
+        links.append(Flagging(world.theirs.backend))
+        return links[-1]
+
+    world.dialer.peers[THEIRS] = link
+    many = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(400)]
+    world.theirs.hold(many)
+    roster = world.ours.roster
+    roster.pause_background()
+    drive(world.clock, roster.add(THEIRS))
+    failures = 0
+    while True:
+        sync = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+        settle(world.clock)
+        if roster.states()[THEIRS].last_sync:
+            break
+        assert "out of breath" in str(failure_of(sync))
+        failures += 1
+        assert failures < 12
+    assert world.ours.held() == {event.id_bytes for event in many}
+    assert sum(peer.asked for peer in links) <= 400 // 20 + 2 * len(links) + 2

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from negd.errors import PeerError, ProtocolViolation
 from negd.interfaces import Direction, PeerProfile, Residue, SyncProgress
 from negd.nostr.document import RelayDocument
-from negd.nostr.event import check, decode
+from negd.nostr.event import Event, check, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
@@ -393,8 +393,9 @@ class BreaksOff(ScriptedPeer):
 )
 def test_a_peer_that_breaks_off_again_and_again_is_paged_through(answer: list[object]) -> None:
     world = World()
-    world.ours.hold(events[:400])
-    world.theirs.hold(events[200:])
+    many = [alice.sign(created_at=n) for n in range(2000)]
+    world.ours.hold(many[::2])
+    world.theirs.hold(many[1::2])
     world.dialer.peers[THEIRS] = lambda: BreaksOff(world, *answer)
     profile = PeerProfile()
     for tries in range(3):
@@ -408,7 +409,44 @@ def test_a_peer_that_breaks_off_again_and_again_is_paged_through(answer: list[ob
         assert (profile.nip77, profile.broken_off) == ((None, tries + 1), (False, 0))[tries == 2]
     assert profile.refusal
     assert run(world, profile=profile).complete
-    assert world.ours.held() == world.theirs.held() == set(ids)
+    assert world.ours.held() == world.theirs.held() == {event.id_bytes for event in many}
+
+
+def test_a_peer_that_breaks_off_and_moves_events_each_time_is_not_given_up() -> None:
+    world = World()
+    world.ours.hold(events[:400])
+    world.theirs.hold(events[200:])
+    world.dialer.peers[THEIRS] = lambda: BreaksOff(world, "CLOSED", SUB, "error: internal")
+    sync = world.run_of(profile=PeerProfile(broken_off=2))
+    done = Deferred.fromCoroutine(sync.run())
+    settle(world.clock)
+    failure_of(done)
+    assert sync.moved
+    assert (sync.profile.nip77, sync.profile.broken_off) == (None, 0)
+
+
+def test_a_peer_that_hangs_up_on_a_reconciliation_is_paged_through() -> None:
+    world = World()
+    world.theirs.hold(events[:20])
+
+    class HangsUp(BreaksOff):
+        def _script(self, text: bytes) -> list[bytes]:
+            if b"NEG-OPEN" in text:
+                self._end.close("no such message")
+                return []
+            return super()._script(text)
+
+    world.dialer.peers[THEIRS] = lambda: HangsUp(world)
+    profile = PeerProfile()
+    for _ in range(3):
+        sync = world.run_of(profile=profile)
+        done = Deferred.fromCoroutine(sync.run())
+        settle(world.clock)
+        assert failure_of(done).args == ("no such message",)
+        profile = sync.profile
+    assert (profile.nip77, profile.refusal) == (False, "no such message")
+    assert run(world, profile=profile).complete
+    assert world.ours.held() == set(ids[:20])
 
 
 def test_a_peer_that_says_nothing_to_anything_is_asked_anew_the_next_time() -> None:
@@ -710,6 +748,38 @@ def test_a_second_with_more_events_than_are_shown_ends_nothing() -> None:
     assert done.complete
     assert world.ours.held() >= set(ids[:20])
     assert len(world.ours.held()) == 30
+    assert dict(done.reasons) == {}, "whether there is more cannot be known"
+
+
+def crowd_of(count: int) -> list[Event]:
+    """Events of one second, of three kinds and two authors."""
+    authors = alice, Signer(b"\x02" * 32)
+    return [
+        authors[n % 2].sign(created_at=5000, kind=(1, 7, 8)[n % 3], content=str(n))
+        for n in range(count)
+    ]
+
+
+def test_a_second_with_more_events_than_we_ask_for_is_asked_for_by_itself() -> None:
+    world = World()
+    crowd = crowd_of(700)
+    relay = Plain([*events[:20], *crowd])
+    world.dialer.peers["ws://odd.example"] = relay.link
+    world.ours.hold(events[20:30])
+    done = run(world, url="ws://odd.example")
+    assert done.complete
+    assert world.ours.held() == relay.held() == {e.id_bytes for e in (*events[:30], *crowd)}
+    assert dict(done.reasons) == {}
+
+
+def test_a_second_with_more_events_than_are_shown_is_asked_for_by_kinds_and_authors() -> None:
+    world = World()
+    crowd = crowd_of(60)
+    world.dialer.peers["ws://odd.example"] = Plain([*events[:20], *crowd], cap=12).link
+    done = run(world, url="ws://odd.example")
+    assert done.complete
+    assert world.ours.held() == {event.id_bytes for event in (*events[:20], *crowd)}
+    assert dict(done.reasons) == {"of second 5000 the peer shows 12 events, and may have more": 1}
 
 
 def test_a_peer_that_can_neither_is_told_so() -> None:
