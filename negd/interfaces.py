@@ -258,7 +258,9 @@ class PeerProfile:
     :ivar requests_in_flight: REQs it lets be open at a time, where it refused more.
     :ivar frame_limit: bytes of a negentropy message, where it refused larger ones.
     :ivar faults: how often it did what it should not, by :class:`Fault`'s words.
-    :ivar broken_off: reconciliations in a row that it began and did not end.
+    :ivar broken_off: reconciliations in a row that it did not end, and nothing moved.
+    :ivar limited_at: second at which the last of its limits was found (``max_records``,
+        ``frame_limit``, ``ids_per_request``); they are forgotten after a while.
     """
 
     nip77: bool | None = None
@@ -272,6 +274,7 @@ class PeerProfile:
     frame_limit: int | None = None
     faults: Mapping[str, int] = field(default_factory=dict)
     broken_off: int = 0
+    limited_at: float = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from negd.nostr.messages import (
     RelayMessage,
     Unrecognised,
 )
-from negd.sync.refusals import asks_for_patience, concerns_negotiation
+from negd.sync.refusals import concerns_a_request, concerns_negotiation
 
 _MOST_UNREAD = 20_000
 """Messages a peer may pile up in one mailbox before it counts as flooding."""
@@ -257,8 +257,8 @@ class Dialogue:
         """A notice names nobody: guess from its words whom it answers."""
         if self._negotiation is not None and concerns_negotiation(notice):
             self._negotiation.put(notice)
-        elif asks_for_patience(notice.text):
-            # It is the last REQ that was one too many.
+        elif concerns_a_request(notice.text):
+            # It is the last REQ that was one too many, or one for too much.
             for box in reversed(self._boxes.values()):
                 if box.is_untouched and box is not self._negotiation:
                     box.put(notice)

@@ -9,17 +9,25 @@ from negd.interfaces import Residue
 from negd.nostr.filter import Filter
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
+from negd.sync.dialogue import Silence
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience
+from negd.sync.refusals import asks_for_less, asks_for_patience, limit_in
 from negd.sync.request import Requests
 from negd.sync.together import together
 
 _MOST_TRIES = 3
 """REQs that may be refused for an id before it counts as unfetchable."""
 
-_SMALLEST_CAP = 20
+_SMALLEST_CAP = 5
+"""Events that any peer returns to a REQ, if it has them."""
+
+_MOST_SAME = 3
+"""REQs in a row that may bring the same number of events, and not all that were asked for."""
+
+_LEAST_AFTER_SILENCE = 20
+"""Ids that a peer may be asked for which has not answered a REQ for more."""
 
 _PATIENT_TRIES = 8
 """As many where it is asked for too much at a time: for a minute and a half."""
@@ -67,6 +75,7 @@ class Fetch:
         self.in_flight = in_flight
         self._moved = moved
         self._open_lanes = 0
+        self._returned = self._same = 0
         self._tries: Counter[bytes] = Counter()
 
     async def run(self) -> None:
@@ -107,37 +116,75 @@ class Fetch:
         return min(self._settings.fetch_batch, self.cap or self._settings.fetch_batch)
 
     async def _fetch(self, ids: list[bytes]) -> bool:
-        """One REQ; false where the peer refused it."""
+        """One REQ; false where the peer refused one more."""
         asked = set(ids)
-        answer = await self._requests.ask(
-            Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
-        )
+        try:
+            answer = await self._requests.ask(
+                Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
+            )
+        except Silence:
+            if len(ids) <= _LEAST_AFTER_SILENCE:
+                raise
+            self._ask_for_less(len(ids) // 4)
+            self._needs.put_back(ids)
+            return True
         await self._arrivals.take(answer.events)
         missing = [event_id for event_id in ids if event_id not in answer.events]
-        if answer.events and missing:
-            # A cap on events, or ids that it lists and does not serve: ask for the rest apart.
-            self.cap = max(_SMALLEST_CAP, len(answer.events))
+        if answer.refusal is None:
+            await self._miss(missing, len(answer.events))
+            return True
+        if len(ids) > 1 and asks_for_less(answer.refusal):
+            self._ask_for_less(min(limit_in(answer.refusal) or len(ids), len(ids) // 2))
             self._needs.put_back(missing)
-        elif missing:
+            return True
+        if missing:
             await self._retry(missing, answer.refusal)
-        return answer.refusal is None
+        return False
 
-    async def _retry(self, ids: list[bytes], refusal: str | None) -> None:
-        """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""
-        if refusal is not None:
-            await self._peer.admitted_after(refusal)
+    def _ask_for_less(self, cap: int) -> None:
+        self.cap = max(1, min(cap, self._batch()))
+
+    async def _miss(self, ids: list[bytes], returned: int) -> None:
+        """Ask again for ids that a REQ did not bring; not for ever.
+
+        A peer that returns the same number again and again has a cap.  Other numbers are ids that
+        it lists and does not serve.
+        """
+        if ids and _SMALLEST_CAP <= returned < self._batch():
+            self._same = self._same + 1 if returned == self._returned else 1
+            self._returned = returned
+            if self._same == _MOST_SAME:
+                self.cap = returned
+                self._needs.put_back(ids)
+                return
         again = []
-        most = _PATIENT_TRIES if asks_for_patience(refusal or "") else _MOST_TRIES
         for event_id in ids:
             self._tries[event_id] += 1
-            if refusal is not None and self._tries[event_id] < most:
+            if returned and self._tries[event_id] < _MOST_TRIES:
                 again.append(event_id)
             else:
-                del self._tries[event_id]
-                self._moved(unfetchable=1)
-                self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, refusal or "not returned")
+                self._give_up(event_id, "not returned")
+        self._needs.put_back(again)
+        await self._ledger.write()
+
+    def _give_up(self, event_id: bytes, text: str) -> None:
+        del self._tries[event_id]
+        self._moved(unfetchable=1)
+        self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, text)
+
+    async def _retry(self, ids: list[bytes], refusal: str) -> None:
+        """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""
+        await self._peer.admitted_after(refusal)
+        again = []
+        most = _PATIENT_TRIES if asks_for_patience(refusal) else _MOST_TRIES
+        for event_id in ids:
+            self._tries[event_id] += 1
+            if self._tries[event_id] < most:
+                again.append(event_id)
+            else:
+                self._give_up(event_id, refusal)
         if again:
             pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (self._tries[again[0]] - 1))
-            await self._peer.let_be(refusal or "", pause)
+            await self._peer.let_be(refusal, pause)
             self._needs.put_back(again)
         await self._ledger.write()

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from negd.interfaces import PeerProfile
 
 DOUBT = 24 * 3600.0
-"""Seconds after which a peer that did not reconcile is asked again."""
+"""Seconds after which a peer that did not reconcile is asked again, and limits are forgotten."""
 
 _MOST_BROKEN_OFF = 3
 """Reconciliations in a row that a peer may begin and not end."""
@@ -23,18 +23,27 @@ class Lessons:
     """
 
     def __init__(self, profile: PeerProfile, clock: IReactorTime) -> None:
-        self.profile = profile
         self._clock = clock
+        self.profile = profile
+        if profile.limited_at and self._has_passed(profile.limited_at):
+            self.learn(max_records=None, frame_limit=None, ids_per_request=None, limited_at=0)
 
     def learn(self, **news: Any) -> None:
         """Something new of the profile, by its names."""
         self.profile = replace(self.profile, **news)
 
+    def lessen(self, **limits: int | None) -> None:
+        """Limits of the profile, by their names; they are doubted, too."""
+        if any(limit != getattr(self.profile, name) for name, limit in limits.items()):
+            self.learn(limited_at=self._clock.seconds(), **limits)
+
+    def _has_passed(self, found_at: float) -> bool:
+        return abs(self._clock.seconds() - found_at) >= DOUBT  # clocks are set back, too
+
     @property
     def is_unable(self) -> bool:
         """Whether the peer is known not to reconcile (NIP-77), and not for so long as to doubt."""
-        age = abs(self._clock.seconds() - self.profile.found_at)  # clocks are set back, too
-        return self.profile.nip77 is False and age < DOUBT
+        return self.profile.nip77 is False and not self._has_passed(self.profile.found_at)
 
     def reconciles(self) -> None:
         """The peer has reconciled to the end."""

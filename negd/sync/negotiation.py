@@ -27,6 +27,7 @@ from negd.sync.refusals import (
     TooManyRecords,
     TooMuch,
     is_about_a_frame,
+    is_ambiguous,
     refusal_of,
 )
 from negd.sync.windows import Window, split, whole
@@ -36,6 +37,9 @@ _MOST_IDLE_ROUNDS = 1000
 
 _MOST_SPLITS = 1000
 """Windows cut into smaller ones in one negotiation."""
+
+_SECOND_THOUGHT = 2.0
+"""Seconds for which an answer is waited for after a notice, which names nobody."""
 
 _MOST_HELD_UP = 60.0
 """Seconds of ours between two messages after which a peer may have forgotten what it was at."""
@@ -50,6 +54,7 @@ class Negotiation:
 
     :param limit: the largest set that the peer is known to take; None where none is known.
     :param frame: bytes of a message at most.
+    :param is_able: whether the peer is known to reconcile, from other times.
     :param found: told of each round's step; returns how many of its ids were new, when there is
         room for more. It may raise BudgetSpent, which ends the negotiation.
     :ivar limit: as given, or as the peer said since.
@@ -65,6 +70,7 @@ class Negotiation:
         node: Node,
         limit: int | None,
         frame: int,
+        is_able: bool,
         found: Callable[[Step], Awaitable[int]],
     ) -> None:
         self._peer = peer
@@ -75,6 +81,7 @@ class Negotiation:
         self._offload = node.offload
         self.limit = limit
         self.frame = frame
+        self._is_able = is_able
         self._found = found
         self._pauses = iter(PAUSES)
         self.has_begun = False
@@ -157,7 +164,7 @@ class Negotiation:
             try:
                 await self._exchange(name, initiator, box)
             except _Refused as refused:
-                raise refusal_of(refused.answer, self.has_begun) from None
+                raise refusal_of(refused.answer, self.has_begun, self._is_able) from None
             except ProtocolViolation as error:
                 self._dialogue.faults[Fault.UNREADABLE] += 1
                 if self.has_begun:
@@ -172,7 +179,7 @@ class Negotiation:
         """Messages to and fro, until nothing is left to ask."""
         await self._link.drained()  # the peer cannot answer what has not left yet
         try:
-            answer = await _answer(box, self._settings.first_answer, "answer to NEG-OPEN")
+            answer = await self._first_answer(box)
         except Silence as silence:
             raise NoReconciliation(silence.text) from None
         idle = 0
@@ -190,6 +197,19 @@ class Negotiation:
             self._link.send(encode_neg_msg(name, step.reply))
             await self._link.drained()
             answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
+
+    async def _first_answer(self, box: Mailbox) -> bytes:
+        """The answer to a NEG-OPEN, also where a notice came before that is about else."""
+        awaited = "answer to NEG-OPEN"
+        try:
+            return await _answer(box, self._settings.first_answer, awaited)
+        except _Refused as refused:
+            if not (isinstance(refused.answer, Notice) and is_ambiguous(refused.answer)):
+                raise
+            try:
+                return await _answer(box, _SECOND_THOUGHT, awaited)
+            except Silence:
+                raise refused from None
 
 
 class _Refused(Exception):

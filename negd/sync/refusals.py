@@ -67,7 +67,9 @@ _FRAME = re.compile(
 )
 
 _TOO_MANY = re.compile(
-    r"too many (query results|events|records)|matches too many|too (big|large)|query too",
+    r"too[ _-]many[ _-](query[ _-])?(results|events|records)|matches (too many|more than)"
+    r"|too[ _-](big|large|broad)|query too|(exceed\w*|over|beyond)\b.{0,20}\b(max|limit)"
+    r"|max\w* (records|events|results) exceeded",
     re.IGNORECASE,
 )
 _NUMBER = r"(\d{1,18})(?!\d)"
@@ -83,6 +85,8 @@ _UNABLE = re.compile(
     re.IGNORECASE,
 )
 
+_RATE_LIMITED = re.compile(r"^rate-limited:", re.IGNORECASE)
+
 _PATIENCE = re.compile(
     r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|max\w* subscriptions|"
     r"too many (concurrent |open |active )?(neg\w* )?"
@@ -90,10 +94,19 @@ _PATIENCE = re.compile(
     re.IGNORECASE,
 )
 
-# A notice about something else is none of a negotiation's business.
-_ABOUT_US = re.compile(
-    rf"neg(entropy|-|\b)|nip-?77|{_UNABLE.pattern}|{_FRAME.pattern}", re.IGNORECASE
+# A notice about something else is none of a negotiation's business. NEG-OPEN is the only command of
+# ours that relays do not know.
+_PLAINLY_ABOUT_US = re.compile(
+    r"neg(entropy|-|\b)|nip-?77|unknown (cmd|command|message|envelope)", re.IGNORECASE
 )
+_ABOUT_US = re.compile(
+    rf"{_PLAINLY_ABOUT_US.pattern}|{_UNABLE.pattern}|{_FRAME.pattern}|{_TOO_MANY.pattern}",
+    re.IGNORECASE,
+)
+
+_ABOUT_A_REQUEST = re.compile(r"\breqs?\b|\bfilters?\b|too many ids", re.IGNORECASE)
+
+_FOR_LESS = re.compile(r"too (many|large|big|long|broad)|\bmax|limit|exceed", re.IGNORECASE)
 
 
 def asks_who_we_are(text: str) -> bool:
@@ -106,9 +119,24 @@ def asks_for_patience(text: str) -> bool:
     return _PATIENCE.search(text) is not None
 
 
+def asks_for_less(text: str) -> bool:
+    """Whether a REQ was refused for how much it asks for."""
+    return not asks_for_patience(text) and _FOR_LESS.search(text) is not None
+
+
+def concerns_a_request(text: str) -> bool:
+    """Whether a notice, which names no subscription, answers a REQ."""
+    return asks_for_patience(text) or _ABOUT_A_REQUEST.search(text) is not None
+
+
 def concerns_negotiation(notice: Notice) -> bool:
     """Whether a notice, which names no subscription, answers a NEG-OPEN."""
     return _ABOUT_US.search(notice.text) is not None
+
+
+def is_ambiguous(notice: Notice) -> bool:
+    """Whether such a notice may as well be about something else."""
+    return _PLAINLY_ABOUT_US.search(notice.text) is None
 
 
 def is_about_a_frame(text: str) -> bool:
@@ -116,12 +144,16 @@ def is_about_a_frame(text: str) -> bool:
     return _FRAME.search(text) is not None
 
 
-def refusal_of(answer: NegErr | Closed | Notice, has_begun: bool) -> PeerError:
+def refusal_of(
+    answer: NegErr | Closed | Notice, has_begun: bool, has_ended: bool = False
+) -> PeerError:
     """The error that a peer's refusal to reconcile stands for.
 
     :param has_begun: whether it had answered before. One that never did, and says neither that
         the set or the message is too large nor that some other time may be better, is taken for
         one without NIP-77, in whatever words.
+    :param has_ended: whether it is known to reconcile, from other times: then only words that say
+        so are taken for that.
     """
     text = answer.text or type(answer).__name__.upper()
     said = f"the peer will not reconcile: {text}"
@@ -130,13 +162,15 @@ def refusal_of(answer: NegErr | Closed | Notice, has_begun: bool) -> PeerError:
         return AuthRequired(said, text)
     if stated is None and is_about_a_frame(text):
         return FrameTooLarge(said)
-    if stated is None and asks_for_patience(text):
+    is_about_size = stated is not None or _TOO_MANY.search(text) is not None
+    if is_about_size and not _RATE_LIMITED.match(text):
+        return TooManyRecords(said, stated or limit_in(text))
+    if asks_for_patience(text):
         return TooMuch(said, text)
-    if stated is not None or _TOO_MANY.search(text):
-        return TooManyRecords(said, stated or _limit_in(text))
-    if has_begun:
+    is_unable = _UNABLE.search(text) is not None
+    if has_begun or (has_ended and not is_unable):
         return PeerError(said)
-    return NoReconciliation(said, _UNABLE.search(text) is not None or not _is_a_failure(text))
+    return NoReconciliation(said, is_unable or not _is_a_failure(text))
 
 
 def _is_a_failure(text: str) -> bool:
@@ -144,7 +178,7 @@ def _is_a_failure(text: str) -> bool:
     return text.startswith("error:")
 
 
-def _limit_in(text: str) -> int | None:
+def limit_in(text: str) -> int | None:
     """The limit that a text states, as in ``query matches too many records (9 > 5)``."""
     found = _STATED_LIMIT.search(text)
     return None if found is None else int(next(filter(None, found.groups())))

@@ -268,7 +268,8 @@ class SyncRun:
             await fetch.run()
             self._needs.desert()
         finally:
-            self._lessons.learn(ids_per_request=fetch.cap, requests_in_flight=fetch.in_flight)
+            self._lessons.lessen(ids_per_request=fetch.cap)
+            self._lessons.learn(requests_in_flight=fetch.in_flight)
 
     async def _push(self, peer: Contact) -> None:
         await Upload(peer, self._haves, self._node, self._ledger, self._moved).run()

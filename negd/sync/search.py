@@ -102,7 +102,14 @@ class Search:
         """Reconcile; what the peer finds too large."""
         profile, largest = self._lessons.profile, self._node.settings.frame_limit
         frame = min(largest, profile.frame_limit or largest)
-        negotiation = Negotiation(self._peer, self._node, profile.max_records, frame, self._stepped)
+        negotiation = Negotiation(
+            self._peer,
+            self._node,
+            profile.max_records,
+            frame,
+            profile.nip77 is True,
+            self._stepped,
+        )
         try:
             while not await self._is_through(negotiation, records):
                 await self._moved_on()
@@ -113,9 +120,9 @@ class Search:
                 self.broke_off = error.text
             raise
         finally:
-            self._lessons.learn(max_records=negotiation.limit)
+            self._lessons.lessen(max_records=negotiation.limit)
             if negotiation.frame < frame:
-                self._lessons.learn(frame_limit=negotiation.frame)
+                self._lessons.lessen(frame_limit=negotiation.frame)
 
     async def _is_through(self, negotiation: Negotiation, records: RecordSet) -> bool:
         try:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from random import Random
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -130,6 +131,53 @@ def test_a_peers_largest_set_is_kept_to_from_the_start() -> None:
     sync(world, again, learned)
     refused = [m for m in again.sent if m[0] == "NEG-OPEN" and m[2] == {}]
     assert refused == []
+
+
+TOO_MANY_IDS = {
+    "CLOSED": (["CLOSED", "NAME", "error: too many ids in filter (max 50)"], 50),
+    "CLOSED without a number": (["CLOSED", "NAME", "invalid: filter too large"], 50),
+    "NOTICE": (["NOTICE", "ERROR: bad req: too many ids in filter"], 50),
+    "silence": (["WHAT"], 50),
+}
+
+
+@pytest.mark.parametrize("way", TOO_MANY_IDS)
+def test_a_peer_that_refuses_so_many_ids_is_asked_for_fewer(way: str) -> None:
+    world = World(SyncSettings(fetch_batch=200))
+    world.theirs.hold(events)
+    refusal, cap = TOO_MANY_IDS[way]
+
+    def answer(message: list) -> list | None:  # type: ignore[type-arg]
+        if message[0] == "REQ" and len(message[2]["ids"]) > 60:
+            return [message[1] if part == "NAME" else part for part in refusal]
+        return None
+
+    learned = sync_for(world, Bent(world, answer), PeerProfile(), seconds=70)
+    assert world.ours.held() == ids
+    assert learned.ids_per_request == cap
+    again = Bent(world, answer)
+    world.ours.hold([])
+    sync(world, again, learned)
+    world.clock.advance(DOUBT)
+    assert sync(world, Bent(world, lambda _: None), learned).ids_per_request is None
+
+
+def test_ids_that_are_listed_and_not_served_are_no_cap() -> None:
+    world = World(SyncSettings(fetch_batch=50, fetch_in_flight=1))
+    world.theirs.hold(events)
+    hidden = {event.id for event in Random(1).sample(events, 200)}
+
+    class Hiding(Bent):
+        def send(self, text: bytes) -> None:
+            message = json.loads(text)
+            if message[0] != "EVENT" or message[2]["id"] not in hidden:
+                super().send(text)
+
+    peer = Hiding(world, lambda message: None)
+    learned = sync(world, peer, PeerProfile())
+    assert len(world.ours.held()) == 200
+    assert learned.ids_per_request is None
+    assert count(peer, "REQ") < 400 // 50 * 4
 
 
 @pytest.mark.parametrize("cap", [25, 60])

@@ -11,7 +11,10 @@ from negd.sync.refusals import (
     NoReconciliation,
     TooManyRecords,
     TooMuch,
+    asks_for_less,
+    concerns_a_request,
     concerns_negotiation,
+    limit_in,
     refusal_of,
 )
 
@@ -43,6 +46,38 @@ def test_servers_that_cannot(text: str) -> None:
         assert type(refusal_of(answer, has_begun=True)) is PeerError
 
 
+def test_what_a_peer_that_reconciles_says_besides_is_no_want_of_nip77() -> None:
+    restarting = NegErr("s", "closed: relay is restarting")
+    assert type(refusal_of(restarting, has_begun=False, has_ended=True)) is PeerError
+    disabled = NegErr("s", "closed: nip77 disabled")
+    refusal = refusal_of(disabled, has_begun=False, has_ended=True)
+    assert isinstance(refusal, NoReconciliation)
+    assert refusal.is_lasting
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("error: too many ids in filter (max 50)", 50),
+        ("invalid: filter too large", None),
+        ("blocked: too many items in filter", None),
+        ("ERROR: bad req: too many ids in filter", None),
+        ("invalid: limit exceeded", None),
+    ],
+)
+def test_servers_that_want_to_be_asked_for_less(text: str, limit: int | None) -> None:
+    assert asks_for_less(text)
+    assert limit_in(text) == limit
+    assert concerns_a_request(f"{text} of this REQ")
+
+
+@pytest.mark.parametrize(
+    "text", ["rate-limited: slow down", "too many concurrent REQs", "blocked:"]
+)
+def test_servers_that_want_something_else(text: str) -> None:
+    assert not asks_for_less(text)
+
+
 def test_a_failure_says_nothing_about_another_time() -> None:
     refusal = refusal_of(NegErr("s", "error: database is busy"), has_begun=False)
     assert isinstance(refusal, NoReconciliation)
@@ -59,6 +94,12 @@ def test_a_failure_says_nothing_about_another_time() -> None:
         (NegErr("s", f"blocked: too many records (limit {'9' * 5000})"), None),
         (NegErr("s", "blocked: this query is too big"), None),
         (NegErr("s", "something new", 10), 10),
+        (NegErr("s", "blocked: too many events, try later"), None),
+        (NegErr("s", "RESULTS_TOO_BIG"), None),
+        (NegErr("s", "FILTER_TOO_BROAD"), None),
+        (NegErr("s", "error: query exceeds limit"), None),
+        (NegErr("s", "error: max records exceeded"), None),
+        (NegErr("s", "matches more than 10 events"), None),
     ],
 )
 def test_sets_that_are_too_large(answer: NegErr, limit: int | None) -> None:

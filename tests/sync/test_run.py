@@ -359,6 +359,27 @@ def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
     assert failure_of(done).args == ("no answer to a REQ for 30 s",)
 
 
+@pytest.mark.parametrize(
+    "text", ["could not parse command", "Welcome! unsupported clients see example.com"]
+)
+def test_a_notice_about_something_else_is_no_refusal(text: str) -> None:
+    world = World()
+    world.theirs.hold(events[:20])
+
+    class Chatty(BreaksOff):
+        def _script(self, said: bytes) -> list[bytes]:
+            if b"NEG-OPEN" in said:
+                self._end.send(json.dumps(["NOTICE", text]).encode())
+            self._inner.received(said)
+            return []
+
+    world.dialer.peers[THEIRS] = lambda: Chatty(world)
+    sync = world.run_of()
+    assert drive(world.clock, sync.run()).complete
+    assert sync.profile.nip77 is True
+    assert world.ours.held() == set(ids[:20])
+
+
 class BreaksOff(ScriptedPeer):
     """Answers NEG-OPEN as it should, and every NEG-MSG with what breaks the session off."""
 

@@ -77,7 +77,7 @@ class PeerState(_message.Message):
     def __init__(self, last_sync: _Optional[int] = ..., events_synced: _Optional[int] = ..., status: _Optional[str] = ..., last_error: _Optional[str] = ..., consecutive_failures: _Optional[int] = ..., next_sync: _Optional[float] = ..., profile: _Optional[_Union[PeerProfile, _Mapping]] = ...) -> None: ...
 
 class PeerProfile(_message.Message):
-    __slots__ = ("nip77", "found_at", "refusal", "max_records", "ids_per_request", "document", "described_at", "requests_in_flight", "frame_limit", "faults", "broken_off")
+    __slots__ = ("nip77", "found_at", "refusal", "max_records", "ids_per_request", "document", "described_at", "requests_in_flight", "frame_limit", "faults", "broken_off", "limited_at")
     class FaultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class PeerProfile(_message.Message):
     FRAME_LIMIT_FIELD_NUMBER: _ClassVar[int]
     FAULTS_FIELD_NUMBER: _ClassVar[int]
     BROKEN_OFF_FIELD_NUMBER: _ClassVar[int]
+    LIMITED_AT_FIELD_NUMBER: _ClassVar[int]
     nip77: bool
     found_at: float
     refusal: str
@@ -107,7 +108,8 @@ class PeerProfile(_message.Message):
     frame_limit: int
     faults: _containers.ScalarMap[str, int]
     broken_off: int
-    def __init__(self, nip77: bool = ..., found_at: _Optional[float] = ..., refusal: _Optional[str] = ..., max_records: _Optional[int] = ..., ids_per_request: _Optional[int] = ..., document: _Optional[_Union[RelayDocument, _Mapping]] = ..., described_at: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., frame_limit: _Optional[int] = ..., faults: _Optional[_Mapping[str, int]] = ..., broken_off: _Optional[int] = ...) -> None: ...
+    limited_at: float
+    def __init__(self, nip77: bool = ..., found_at: _Optional[float] = ..., refusal: _Optional[str] = ..., max_records: _Optional[int] = ..., ids_per_request: _Optional[int] = ..., document: _Optional[_Union[RelayDocument, _Mapping]] = ..., described_at: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., frame_limit: _Optional[int] = ..., faults: _Optional[_Mapping[str, int]] = ..., broken_off: _Optional[int] = ..., limited_at: _Optional[float] = ...) -> None: ...
 
 class RelayDocument(_message.Message):
     __slots__ = ("software", "version", "supported_nips", "max_message_length", "max_subscriptions", "max_limit", "auth_required", "payment_required")
