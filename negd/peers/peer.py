@@ -31,6 +31,11 @@ _DESCRIBED_FOR = 24 * 3600.0
 
 _DESCRIBED_FOR_ON_FAILURE = 60.0
 
+_MOST_ABANDONED = 5
+"""Turns of a sync that may be ended in the middle; each is left twice as long as the one before."""
+
+_TOO_SLOW = "the peer is too slow: others waited for long, again and again"
+
 
 class Peer:
     """A peer that is listed, or only visited for one sync.
@@ -109,15 +114,20 @@ class Peer:
         before = self.state.status
         so_far = SyncProgress(self.url)
         reached = self._left_off.pop(wanted, None)
+        abandoned = 0
         while True:
             await self._line.acquire()
             try:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
                 run = self._new_run(wanted, progress, so_far, reached)
-                return await self._see_through(run, before)
+                return await self._see_through(run, before, 2**abandoned)
             except TurnOver:
                 so_far, reached = run.progress, run.reached
+                abandoned += run.is_abandoned
+                if abandoned > _MOST_ABANDONED:
+                    await self.failed(_TOO_SLOW)
+                    raise PeerError(_TOO_SLOW) from None
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
             except PeerError:
                 # Where it got no further, what stands in the way may be just there.
@@ -159,14 +169,19 @@ class Peer:
             self.listing.budget,
             so_far,
             reached,
+            self.listing.narrowed(wanted) == self.listing.wanted,
         )
 
-    async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
-        """One turn; where a sync does not end with it, ``before`` is written as the status."""
+    async def _see_through(self, run: SyncRun, before: PeerStatus, grace: int) -> SyncProgress:
+        """One turn; where a sync does not end with it, ``before`` is written as the status.
+
+        :param grace: for as many turns more it may finish what is under way.
+        """
         self._turn, contact = run, self.contact
-        turn = LoopingCall(self._make_room, run)
-        turn.clock = self._node.clock
-        turn.start(self._node.settings.turn, now=False)
+        clock, seconds = self._node.clock, self._node.settings.turn
+        turn = LoopingCall(self._make_room, run, clock.seconds() + (1 + grace) * seconds)
+        turn.clock = clock
+        turn.start(seconds, now=False)
         try:
             await run.run(contact)
         except TurnOver:
@@ -190,10 +205,15 @@ class Peer:
         finally:
             turn.stop()
 
-    def _make_room(self, run: SyncRun) -> None:
-        """Where others wait, have a sync that has had its turn go to the end of the line."""
+    def _make_room(self, run: SyncRun, ends: float) -> None:
+        """Where others wait, have a sync that has had its turn go to the end of the line.
+
+        :param ends: second from which on it is not left to finish what is under way.
+        """
         if self._line.waiting:
             run.make_room()
+            if self._node.clock.seconds() >= ends:
+                run.abandon()
 
     def _after(self, run: SyncRun, state: PeerState) -> PeerState:
         """A state with what a run moved and learned; that is the end of the run."""

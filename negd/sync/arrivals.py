@@ -12,6 +12,7 @@ from negd.sync.ledger import Ledger
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
 _OUTDATED = {Outcome.SUPERSEDED, Outcome.DELETED}
+_SETTLED = {*_OUTDATED, Outcome.EXPIRED}
 
 
 class Arrivals:
@@ -53,7 +54,8 @@ class Arrivals:
                 if verdict.outcome is Outcome.INVALID:
                     self._peer.dialogue.faults[Fault.INVALID] += 1
                 text = verdict.text or verdict.outcome.value
-                self._ledger.note(event_id, Residue.OURS_REJECTED, text)
+                is_settled = verdict.outcome in _SETTLED
+                self._ledger.note(event_id, Residue.OURS_REJECTED, text, is_settled=is_settled)
         already = outcomes[Outcome.DUPLICATE]
         stored = outcomes[Outcome.STORED] + already
         self._moved(fetched=stored, already=already, refused=len(verdicts) - stored)

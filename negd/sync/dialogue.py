@@ -231,6 +231,11 @@ class Dialogue:
         self._faults_taken = Counter(self.faults)
         return Counter({fault.value: count for fault, count in new.items()})
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the link has ended."""
+        return self._lost is not None
+
     async def end(self) -> None:
         """Wait for the end of the link.
 

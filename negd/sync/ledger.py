@@ -18,6 +18,14 @@ _MOST_DOUBLINGS = 6
 _MOST_REASONS = 20
 _PATIENCE = 60.0
 """Seconds after which what came too fast for a peer is tried again."""
+_SETTLED = 30 * 24 * 3600.0
+"""Seconds until something is tried again that will not change."""
+
+_STRUCK_OUT = 1000
+"""Entries of each reason that are looked at after a sync."""
+
+_TIMES_AT_ONCE = 2
+_LOST = "the link ended before an OK came"
 _LONGEST = 200
 """Characters kept of what was said."""
 
@@ -39,6 +47,7 @@ class Ledger:
         self._retried: dict[bytes, LedgerEntry] = {}
         self._entries: dict[bytes, LedgerEntry] = {}
         self._settled: list[bytes] = []
+        self._met: set[bytes] = set()
         self.reasons: Counter[str] = Counter()
 
     async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
@@ -46,6 +55,7 @@ class Ledger:
         if self._book is None or not ids:
             return list(ids)
         entries = await self._book.ledger(self._url, ids)
+        self._met.update(entries)
         now = self._clock.seconds()
         self._retried.update(
             (event_id, entry) for event_id, entry in entries.items() if entry.retry_at <= now
@@ -57,8 +67,13 @@ class Ledger:
         if text in self.reasons or len(self.reasons) < _MOST_REASONS:
             self.reasons[text] += 1
 
-    def note(self, event_id: bytes, residue: Residue, text: str) -> None:
-        """A try was in vain, and this is why."""
+    def note(
+        self, event_id: bytes, residue: Residue, text: str, *, is_settled: bool = False
+    ) -> None:
+        """A try was in vain, and this is why.
+
+        :param is_settled: whether a further try would be in vain as well.
+        """
         text = text[:_LONGEST]
         self.remark(text)
         if self._book is None:
@@ -66,12 +81,36 @@ class Ledger:
         earlier = self._retried.pop(event_id, None)
         tries = 1 if earlier is None else earlier.tries + 1
         first = min(self._retry, _PATIENCE) if asks_for_patience(text) else self._retry
-        wait = first * 2 ** min(tries - 1, _MOST_DOUBLINGS)
-        self._entries[event_id] = LedgerEntry(residue, text, tries, self._clock.seconds() + wait)
+        wait = _SETTLED if is_settled else self._wait(tries, first)
+        self._enter(event_id, LedgerEntry(residue, text, tries, self._clock.seconds() + wait))
+
+    def _enter(self, event_id: bytes, entry: LedgerEntry) -> None:
+        self._entries[event_id] = entry
+        self._met.add(event_id)
+
+    def _wait(self, tries: int, first: float) -> float:
+        return first * float(2 ** min(tries - 1, _MOST_DOUBLINGS))
 
     def note_refusal(self, event_id: bytes, residue: Residue, text: str) -> None:
         """As :meth:`note`, for a peer's words; they may mean that it wants to know who we are."""
         self.note(event_id, Residue.AUTH_GATED if asks_who_we_are(text) else residue, text)
+
+    def note_lost(self, event_id: bytes) -> None:
+        """The link has ended before an event was answered; it may be the reason, or not.
+
+        It is tried again at once, then once more by itself; from the third time on it waits.
+        """
+        if self._book is None:
+            return
+        times = self.times_lost(event_id) + 1
+        wait = 0 if times <= _TIMES_AT_ONCE else self._wait(times - _TIMES_AT_ONCE, self._retry)
+        retry_at = self._clock.seconds() + wait
+        self._enter(event_id, LedgerEntry(Residue.THEIRS_REJECTED, _LOST, times, retry_at))
+
+    def times_lost(self, event_id: bytes) -> int:
+        """How often in a row a link has ended before that event, which is tried, was answered."""
+        entry = self._retried.get(event_id)
+        return entry.tries if entry is not None and entry.text == _LOST else 0
 
     def settle(self, event_id: bytes) -> None:
         """The event has moved: nothing is left to explain."""
@@ -88,3 +127,16 @@ class Ledger:
         entries, self._entries = self._entries, {}
         settled, self._settled = self._settled, []
         await self._book.write_ledger(self._url, entries, settled)
+
+    async def strike_out_the_rest(self) -> None:
+        """Drop what a sync that has found all differences did not come upon: it is none any more.
+
+        :raises negd.errors.StorageError: it could not be written.
+        """
+        if self._book is None:
+            return
+        for residue in await self._book.residues(self._url):
+            entries = await self._book.entries(self._url, residue, _STRUCK_OUT)
+            gone = [event_id for event_id in entries if event_id not in self._met]
+            if gone:
+                await self._book.write_ledger(self._url, {}, gone)

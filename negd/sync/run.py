@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from negd.errors import PeerError
@@ -65,9 +66,12 @@ class SyncRun:
     :param budget: what the sync may cost.
     :param so_far: what earlier turns of the same sync have come to.
     :param reached: where the turn before this one left off.
+    :param is_whole: whether this is about all that is kept equal with the peer: then what the
+        ledger has beyond what is found is over.
     :ivar reached: where the next turn, or after a failure the next sync, is to go on; None where
         it begins anew.
     :ivar got_further: whether that is beyond where this one began.
+    :ivar is_abandoned: whether it was ended in the middle.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class SyncRun:
         budget: Budget = UNLIMITED,
         so_far: SyncProgress | None = None,
         reached: Reached | None = None,
+        is_whole: bool = False,
     ) -> None:
         self._node = node = node.keeping_to(profile.document, budget.rate)
         self._url = url
@@ -97,7 +102,9 @@ class SyncRun:
         self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
         self._peer: Contact | None = None
         self.reached = reached
-        self.got_further = False
+        self.got_further = self.is_abandoned = False
+        self._is_whole = is_whole and reached is None
+        self._works: Deferred[None] | None = None
         self._lessons = Lessons(profile, node.clock)
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
@@ -121,6 +128,13 @@ class SyncRun:
         """Start no further transfer: others wait for their turn."""
         self._is_turn_over = True
         self._allowance.withdraw()
+
+    def abandon(self) -> None:
+        """End the turn at once, whatever is under way."""
+        self.make_room()
+        if self._works is not None and not self._works.called:
+            self.is_abandoned = True
+            self._works.cancel()
 
     async def run(self, peer: Contact | None = None) -> SyncProgress:
         """Sync to the end; the last progress is complete. Cancelling stops it at once.
@@ -149,19 +163,26 @@ class SyncRun:
         self._peer = peer
         records = await self._node.store.snapshot(self._wanted)
         arrivals = self._arrivals(peer, self._moved)
+        works = together(self._gather(peer, records, arrivals), self._push(peer))
+        self._works = Deferred.fromCoroutine(works)
         try:
-            await together(self._gather(peer, records, arrivals), self._push(peer))
+            await self._works
         except PeerError:
             self._carry()
             raise
+        except CancelledError:
+            if not self.is_abandoned:
+                raise
         finally:
             faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
             self._lessons.learn(faults=dict(faults))
             reasons = Counter(self._so_far.reasons) + self._ledger.reasons
             self.progress = replace(self.progress, reasons=dict(reasons))
             await self._ledger.write(at_least=1)
-        if self._is_cut_short or self._left():
+        if self.is_abandoned or self._is_cut_short or self._left():
             raise self._end_of_turn()
+        if self._is_whole:
+            await self._ledger.strike_out_the_rest()
 
     def _end_of_turn(self) -> PeerError:
         if not self._is_turn_over:

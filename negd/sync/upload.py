@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
 
@@ -32,6 +32,9 @@ _MOST_PUT_OFF = 20
 
 _MOST_PAUSES = 10
 """Pauses in a row, three minutes together, after which a peer that takes nothing is left alone."""
+
+_FEW = 8
+"""Events that a peer may drop without a word, and answer all else: what it has against them."""
 
 _LEFT_ALONE = 60.0
 """Seconds for which it is: what it lacks is given up at once then, and noted."""
@@ -72,6 +75,7 @@ class Upload:
         self._refusal = ""
         self._alone_until = 0.0
         self._heard = False
+        self._suspects: deque[bytes] = deque()
 
     async def run(self) -> None:
         """Push until the haves are finished and every event sent is answered.
@@ -80,12 +84,20 @@ class Upload:
         :raises negd.errors.StorageError: the events could not be read.
         """
         with self._peer.dialogue.oks() as box:
-            while await self._load():
-                sent = await self._send(box)
-                if sent and len(self._haves) and len(self._unanswered) < self._window:
-                    await deferLater(self._clock, 0)  # for others, before more of the window
-                elif self._unanswered:
-                    await self._settle(box)
+            try:
+                await self._push(box)
+            finally:
+                if self._peer.dialogue.is_lost:
+                    for event_id in self._unanswered:
+                        self._ledger.note_lost(event_id)
+
+    async def _push(self, box: OkMailbox) -> None:
+        while await self._load():
+            sent = await self._send(box)
+            if sent and len(self._haves) and len(self._unanswered) < self._window:
+                await deferLater(self._clock, 0)  # for others, before more of the window
+            elif self._unanswered:
+                await self._settle(box)
 
     async def _load(self) -> bool:
         """Have events ready to send, waiting for ids only when no OK is due; false at the end."""
@@ -95,15 +107,28 @@ class Upload:
             if not ids and self._unanswered:
                 return True
             ids = ids or await self._haves.take(most)
-            if not ids:
+            if ids:
+                await self._read(await self._unexplained(ids))
+            elif self._suspects:
+                await self._read([self._suspects.popleft()])
+            else:
                 return False
-            await self._read(ids)
         return True
 
-    async def _read(self, ids: list[bytes]) -> None:
+    async def _unexplained(self, ids: list[bytes]) -> list[bytes]:
+        """Those to be sent now: not those over which the link may have ended, again and again.
+
+        A peer that hangs up on one event would never come to the others; such events are sent
+        when all others are answered, one at a time.
+        """
         wanted = await self._ledger.unexplained(ids)
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
+        suspects = [i for i in wanted if self._ledger.times_lost(i) > 1]
+        self._suspects.extend(suspects)
+        return [i for i in wanted if i not in suspects] if suspects else wanted
+
+    async def _read(self, wanted: list[bytes]) -> None:
         if self._clock.seconds() < self._alone_until:
             await self._give_up(wanted)
             return
@@ -197,9 +222,9 @@ class Upload:
     def _write_off(self) -> None:
         """Give up on what a peer, who answers otherwise, has left unanswered.
 
-        :raises Silence: it has answered nothing since the last time.
+        :raises Silence: it has answered nothing since the last time, and not just to a few.
         """
-        if not self._heard:
+        if not self._heard and len(self._unanswered) > _FEW:
             raise Silence(f"no OK for {len(self._unanswered)} events")
         self._heard = False
         for event_id in self._unanswered:

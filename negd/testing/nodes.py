@@ -114,10 +114,20 @@ class World:
         report: Callable[[SyncProgress], None] = lambda _: None,
         budget: Budget = UNLIMITED,
         so_far: SyncProgress | None = None,
+        is_whole: bool = False,
     ) -> SyncRun:
         """A sync of ours, not begun."""
         return SyncRun(
-            self.ours.parts, url, wanted, direction, book, profile, report, budget, so_far
+            self.ours.parts,
+            url,
+            wanted,
+            direction,
+            book,
+            profile,
+            report,
+            budget,
+            so_far,
+            is_whole=is_whole,
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,7 +26,7 @@ from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
 from negd.testing.leases import LeaseTable, MemoryLeases
-from negd.testing.links import PagedPeer, ScriptedPeer, drive, settle
+from negd.testing.links import PagedPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
 
 alice = Signer(b"\x01" * 32)
@@ -453,3 +455,48 @@ def test_a_peer_without_nip77_whose_links_do_not_last_is_read_to_the_end_all_the
         assert failures < 12
     assert world.ours.held() == {event.id_bytes for event in many}
     assert sum(peer.asked for peer in links) <= 400 // 20 + 2 * len(links) + 2
+
+
+class Dripping(ScriptedPeer):
+    """Lets whoever asks wait for ever, and never falls silent."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(self._script)
+        self._clock = world.clock
+        self._stamps = count(5000)
+
+    def _script(self, text: bytes) -> list[bytes]:
+        label, name, *_ = json.loads(text)
+        if label == "NEG-OPEN":
+            return [b'["NOTICE","unknown cmd"]']
+        if label == "REQ":
+            self._drip(name)
+        return []
+
+    def _drip(self, name: str) -> None:
+        event = alice.sign(created_at=next(self._stamps))
+        self._end.send(b'["EVENT","%b",%b]' % (name.encode(), event.encode()))
+        self._clock.callLater(5, self._drip, name)
+
+    def connected(self, end: PeerEnd) -> None:
+        super().connected(end)
+        self._end = end
+
+
+def test_a_peer_that_drips_keeps_nobody_waiting_for_long_and_is_given_up() -> None:
+    world = World(SyncSettings(concurrent=1, turn=10))
+    world.dialer.peers[THEIRS] = lambda: Dripping(world)
+    small = MemoryNode("ws://small.example", world.dialer, world.clock)
+    roster = world.ours.roster
+    evil = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    waits = []
+    while not evil.called:
+        began = world.clock.seconds()
+        good = Deferred.fromCoroutine(roster.sync(small.url, EVERYTHING, lambda _: None))
+        while not good.called:
+            world.clock.advance(0.5)
+            settle(world.clock)
+        waits.append(world.clock.seconds() - began)
+    assert waits[0] <= 2 * 10 + 1
+    assert max(waits) <= (1 + 2**5) * 10 + 1
+    assert "too slow" in str(failure_of(evil))

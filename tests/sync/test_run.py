@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from negd.errors import PeerError, ProtocolViolation
-from negd.interfaces import Direction, PeerProfile, Residue, SyncProgress
+from negd.interfaces import Direction, LedgerEntry, PeerProfile, Residue, SyncProgress
 from negd.nostr.document import RelayDocument
 from negd.nostr.event import Event, check, decode
 from negd.nostr.filter import EVERYTHING, Filter
@@ -170,8 +170,9 @@ def test_what_we_refuse_is_explained_and_not_fetched_again() -> None:
     second = run(world, direction=Direction.DOWN, book=book)
     assert (second.need, second.refused, second.explained) == (1, 0, 1)
     assert asked_ids(world) == []
-    world.clock.advance(SyncSettings().ledger_retry)
-    assert run(world, direction=Direction.DOWN, book=book).refused == 1
+    world.clock.advance(29 * 24 * 3600)
+    settled = run(world, direction=Direction.DOWN, book=book)
+    assert (settled.refused, settled.explained) == (0, 1), "it is not retried for ever"
 
 
 def test_what_the_peer_refuses_is_explained_and_not_pushed_again() -> None:
@@ -1033,3 +1034,86 @@ def test_what_is_replaced_here_before_it_is_sent_is_told_so() -> None:
     last = told[-1]
     assert last.complete
     assert (last.have, last.sent, last.gone) == (21, 20, 1)
+
+
+# --- events that a peer drops, or hangs up on -----------------------------------------------------
+
+
+class Choosy(ScriptedPeer):
+    """Theirs, but for some events: it drops them without a word, or hangs up."""
+
+    def __init__(self, world: World, disliked: set[str], hangs_up: bool) -> None:
+        super().__init__(self._script)
+        self._inner = world.theirs.serve()
+        self._disliked = disliked
+        self._hangs_up = hangs_up
+
+    def connected(self, end: PeerEnd) -> None:
+        super().connected(end)
+        self._inner.connected(end)
+        self._end = end
+
+    def _script(self, text: bytes) -> list[bytes]:
+        message = json.loads(text)
+        if message[0] != "EVENT" or message[1]["id"] not in self._disliked:
+            self._inner.received(text)
+        elif self._hangs_up:
+            self._end.close("frame too large for me")
+        return []
+
+
+def test_an_event_that_a_peer_drops_without_a_word_is_explained() -> None:
+    world = World()
+    world.ours.hold(events[:1])
+    world.dialer.peers[THEIRS] = lambda: Choosy(world, {events[0].id}, hangs_up=False)
+    book = MemoryBook()
+    sync = world.run_of(book=book)
+    done = Deferred.fromCoroutine(sync.run())
+    settle(world.clock)
+    assert not done.called
+    world.clock.advance(30)
+    settle(world.clock)
+    assert sync.progress.complete
+    assert (sync.progress.rejected, dict(sync.progress.reasons)) == (1, {"no OK came": 1})
+    assert run(world, book=book).explained == 1
+
+
+def test_an_event_that_a_peer_hangs_up_on_keeps_no_other_from_moving() -> None:
+    world = World(SyncSettings(upload_window=4))
+    world.ours.hold(events[:40])
+    bad = {events[7].id, events[21].id}
+    world.dialer.peers[THEIRS] = lambda: Choosy(world, bad, hangs_up=True)
+    book = MemoryBook()
+    for _ in range(12):
+        sync = world.run_of(book=book, is_whole=True)
+        done = Deferred.fromCoroutine(sync.run())
+        settle(world.clock)
+        world.clock.advance(1)
+        if sync.progress.complete:
+            break
+        failure_of(done)
+    assert sync.progress.complete
+    assert world.theirs.held() == set(ids[:40]) - {bytes.fromhex(one) for one in bad}
+    entries = drive(world.clock, book.entries(THEIRS, Residue.THEIRS_REJECTED, 100))
+    assert {event_id.hex() for event_id in entries} == bad
+    assert {entry.text for entry in entries.values()} == {"the link ended before an OK came"}
+    assert min(entry.retry_at for entry in entries.values()) > world.clock.seconds() + 3000
+
+
+def test_what_a_sync_of_all_does_not_come_upon_is_no_difference_any_more() -> None:
+    world = World()
+    world.theirs.hold(events[:10])
+    world.ours.hold(events[:5])
+    book = MemoryBook()
+    later = world.clock.seconds() + 100
+    entries = {
+        event_id: LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, later)
+        for event_id in (*ids[3:8], b"\1" * 32)
+    }
+    drive(world.clock, book.write_ledger(THEIRS, entries, []))
+    run(world, Filter.build(kinds=[1]), book=book)
+    assert drive(world.clock, book.residues(THEIRS)) == {Residue.UNFETCHABLE: 6}
+    sync = world.run_of(book=book, is_whole=True)
+    drive(world.clock, sync.run())
+    left = drive(world.clock, book.entries(THEIRS, Residue.UNFETCHABLE, 100))
+    assert set(left) == set(ids[5:8])
