@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from negd.interfaces import Direction
@@ -26,6 +27,12 @@ _BACK = 60
 """Seconds before now that a tail begins: clocks differ, and events take a while to spread."""
 
 _BATCH = 500
+
+_PAUSE, _LONGEST_PAUSE = 10.0, 3600.0
+"""Seconds until a tail that the peer has ended begins again."""
+
+_LASTED = 60.0
+"""Seconds after which the end of a tail counts as its first."""
 
 _HIGH_WATER = 1000
 """Unread messages from which on the peer's socket is not read."""
@@ -55,6 +62,7 @@ class Tail:
         self._direction = direction
         self._ledger = ledger
         self._arrivals = Arrivals(peer, node.intake, ledger, moved)
+        self._clock = node.clock
         self._line = Line()
         self._upload = Upload(peer, self._line, node, ledger, moved)
 
@@ -77,18 +85,34 @@ class Tail:
     # --- the peer's new events ------------------------------------------------------------------
 
     async def _pull(self) -> None:
+        """Subscribe, and after a refusal again, later each time that nothing came before it."""
+        refusals, is_admitted = 0, False
         while True:
-            name = self._peer.subscription_name()
-            with self._peer.dialogue.subscription(name) as box:
-                self._peer.link.send(encode_request(name, [self._beginning()]))
-                refusal = await self._read(box)
-            if not await self._peer.admitted_after(refusal):
-                log.info("{url} ends the tail: {text}", url=self._peer.link.url, text=refusal)
-                return
+            began = self._clock.seconds()
+            refusal = await self._subscribe()
+            if not is_admitted and await self._peer.admitted_after(refusal):
+                is_admitted = True
+                continue
+            lasted = self._clock.seconds() - began
+            refusals = 0 if lasted > _LASTED else refusals + 1
+            pause = min(_LONGEST_PAUSE, _PAUSE * 2**refusals)
+            log.info(
+                "{url} ends the tail, which begins again in {s:.0f} s: {text}",
+                url=self._peer.link.url,
+                s=pause,
+                text=refusal,
+            )
+            await deferLater(self._clock, pause)
+
+    async def _subscribe(self) -> str:
+        name = self._peer.subscription_name()
+        with self._peer.dialogue.subscription(name) as box:
+            self._peer.link.send(encode_request(name, [self._beginning()]))
+            return await self._read(box)
 
     def _beginning(self) -> Filter:
         """The filter from a little back on."""
-        return self._wanted.since_at_least(max(0, int(self._node.clock.seconds()) - _BACK))
+        return self._wanted.since_at_least(max(0, int(self._clock.seconds()) - _BACK))
 
     async def _read(self, box: Mailbox) -> str:
         """Store what comes until the peer says CLOSED; its words."""

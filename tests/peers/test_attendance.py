@@ -154,6 +154,11 @@ def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending:
     world.ours.hold(events[10:15])
     settle(world.clock)
     assert world.theirs.held() == set(ids[:15])
+    world.clock.advance(20)
+    settle(world.clock)
+    world.theirs.hold([alice.sign(created_at=NOW + 20)])
+    settle(world.clock)
+    assert len(world.ours.held()) == 16, "the tail began again"
     tail.abort("gone")
     settle(world.clock)
     world.clock.advance(10)
