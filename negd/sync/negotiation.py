@@ -109,6 +109,7 @@ class Negotiation:
                 await self._wait_or_be_admitted(refusal)
                 pending.append(window)
             except TooManyRecords as refusal:
+                self._pauses = iter(PAUSES)
                 self.limit = refusal.limit or self.limit
                 parts = self._split(window, ours) if wanted.limit is None else []
                 splits += 1

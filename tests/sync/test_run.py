@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import count
 from random import Random
 
 import pytest
@@ -21,6 +23,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.settings import SessionSettings, SyncSettings
 from negd.storage.memory import MemoryBook
+from negd.sync import negotiation
 from negd.sync.contact import get_in_touch
 from negd.testing.links import MemoryDialer, MemoryPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
@@ -597,7 +600,11 @@ def test_a_peer_that_refuses_any_size_is_paged_through(wanted: Filter) -> None:
 
 def test_a_second_with_more_than_a_peer_takes_is_paged_and_the_rest_reconciled() -> None:
     world = World(sessions=SessionSettings(max_records=50))
-    crowd = [alice.sign(created_at=1100, kind=1, content=f"crowd {n}") for n in range(120)]
+    crowd = [
+        alice.sign(created_at=second, kind=1, content=f"crowd {n}")
+        for second in (1100, 1150)
+        for n in range(120)
+    ]
     world.theirs.hold([*events, *crowd])
     world.ours.hold(events[::2])
     sync = world.run_of()
@@ -606,7 +613,66 @@ def test_a_second_with_more_than_a_peer_takes_is_paged_and_the_rest_reconciled()
     assert (sync.profile.nip77, sync.profile.max_records) == (True, 50)
     sent = [json.loads(text) for text in world.dialer.links[-1].sent]
     paged = [m[2] for m in sent if m[0] == "REQ" and "ids" not in m[2]]
-    assert {(page.get("since"), page.get("until")) for page in paged} == {(1100, 1100)}
+    windows = {(page.get("since"), page.get("until")) for page in paged}
+    assert windows == {(1100, 1100), (1150, 1150)}
+
+
+def test_what_is_left_after_many_cuts_is_paged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negotiation, "_MOST_SPLITS", 5)
+    world = World(sessions=SessionSettings(max_records=30))
+    world.theirs.hold(events)
+    world.ours.hold(events[500:])
+    sync = world.run_of()
+    assert drive(world.clock, sync.run()).complete
+    assert world.ours.held() == set(ids)
+    assert labels(world).count("NEG-OPEN") < 20
+    assert sync.profile.nip77 is True
+
+
+def test_a_peer_that_wants_patience_for_each_window_gets_it() -> None:
+    world = World(sessions=SessionSettings(max_records=100))
+    world.theirs.hold(events)
+    world.ours.hold(events[::2])
+    asked: Counter[str] = Counter()
+
+    class Strict(BreaksOff):
+        """Refuses every window twice."""
+
+        def _script(self, text: bytes) -> list[bytes]:
+            label, name, *rest = json.loads(text)
+            wanted = json.dumps(rest[0]) if label == "NEG-OPEN" else ""
+            asked[wanted] += 1
+            if wanted and asked[wanted] < 3:
+                return [json.dumps(["NEG-ERR", name, "rate-limited: not so fast"]).encode()]
+            self._inner.received(text)
+            return []
+
+    world.dialer.peers[THEIRS] = lambda: Strict(world)
+    sync = world.run_of()
+    done = Deferred.fromCoroutine(sync.run())
+    for _ in range(200):
+        settle(world.clock)
+        world.clock.advance(1)
+    assert done.called
+    assert sync.progress.complete
+    assert world.ours.held() == set(ids)
+    assert sync.profile.nip77 is True
+    assert len(asked) > 8
+
+
+def test_a_reconciliation_that_leads_nowhere_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negotiation, "_MOST_IDLE_ROUNDS", 7)
+    world = World()
+    world.ours.hold(events)
+    never_the_same = count()
+
+    def script(message: list) -> Iterable[object]:  # type: ignore[type-arg]
+        if message[0] in ("NEG-OPEN", "NEG-MSG"):
+            fingerprint = next(never_the_same).to_bytes(16, "big")
+            return [["NEG-MSG", message[1], (b"\x61\0\0\1" + fingerprint).hex()]]
+        return []
+
+    assert "no new difference in 8 rounds" in str(failure_of(scripted(world, script)))
 
 
 class Guarded(ScriptedPeer):
