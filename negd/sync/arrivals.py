@@ -12,7 +12,8 @@ from negd.sync.ledger import Ledger
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
 _OUTDATED = {Outcome.SUPERSEDED, Outcome.DELETED}
-_SETTLED = {*_OUTDATED, Outcome.EXPIRED}
+_SETTLED = {Outcome.DELETED, Outcome.EXPIRED}
+"""Verdicts that stand; a newer version may be deleted, and leave its place to an older one."""
 
 
 class Arrivals:

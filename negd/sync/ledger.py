@@ -24,7 +24,7 @@ _SETTLED = 30 * 24 * 3600.0
 _STRUCK_OUT = 1000
 """Entries of each reason that are looked at after a sync."""
 
-_TIMES_AT_ONCE = 2
+_TIMES_AT_ONCE = 4
 _LOST = "the link ended before an OK came"
 _LONGEST = 200
 """Characters kept of what was said."""
@@ -98,7 +98,7 @@ class Ledger:
     def note_lost(self, event_id: bytes) -> None:
         """The link has ended before an event was answered; it may be the reason, or not.
 
-        It is tried again at once, then once more by itself; from the third time on it waits.
+        It is tried again at once, then a few times by itself, and waits from then on.
         """
         if self._book is None:
             return
