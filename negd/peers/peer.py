@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from negd.errors import LimitReached, NegdError, PeerError, StorageError
 from negd.interfaces import IPeerBook, PeerState, PeerStatus, SyncProgress
 from negd.nostr.filter import Filter
+from negd.nostr.words import printable
 from negd.peers.listing import Listing
 from negd.peers.waits import until_next
 from negd.sync.budget import BudgetSpent, TurnOver
@@ -52,7 +53,7 @@ class Peer:
         random: Random,
     ) -> None:
         self.listing = listing
-        self.state = state
+        self.state = _legible(state)
         self.listed = listed
         self.ours = True
         self.contact: Contact | None = None
@@ -201,6 +202,10 @@ class Peer:
         log.failure("sync with {url}", url=self.url)
         return "internal error, see the log"
 
+    def take_over(self, state: PeerState) -> None:
+        """What became of the peer, here or at another node, is this."""
+        self.state = _legible(state)
+
     def count(self, **more: int) -> None:
         """Add events that moved outside of a sync; written down with the next one."""
         moved = SyncProgress(self.url).plus(**more).moved
@@ -230,10 +235,10 @@ class Peer:
 
     async def _keep(self, state: PeerState) -> None:
         """Take over a state and write it down; a storage that cannot is only logged here."""
-        self.state = state
+        self.take_over(state)
         if self.listed and self.ours:
             try:
-                await self._book.update(self.url, state)
+                await self._book.update(self.url, self.state)
             except StorageError as error:
                 log.error("state of {url}: {text}", url=self.url, text=error.text)
 
@@ -256,6 +261,12 @@ class Peer:
             ended: Deferred[None] = Deferred()
             self.running.addBoth(_tell, ended)
             await ended
+
+
+def _legible(state: PeerState) -> PeerState:
+    """A state with the peer's words cut and printable: earlier versions kept all of them."""
+    profile = replace(state.profile, refusal=printable(state.profile.refusal))
+    return replace(state, last_error=printable(state.last_error), profile=profile)
 
 
 def _tell(result: T, ended: Deferred[None]) -> T:

@@ -278,7 +278,7 @@ class Roster:
                 peer.listed = True
                 self._attend(peer)
             elif not peer.ours and peer.running is None:
-                peer.state = state
+                peer.take_over(state)
 
     async def _share(self) -> None:
         """Ask for the lease of every peer, and attend to those whose lease we get."""
@@ -295,7 +295,7 @@ class Roster:
         states = await self._book.peers() if taken else {}
         for peer in taken:
             peer.ours = True
-            peer.state = states.get(peer.url, peer.state)
+            peer.take_over(states.get(peer.url, peer.state))
         for peer in wanted:
             if self._active and peer.ours:
                 self._attendances[peer.url].start()

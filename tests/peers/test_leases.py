@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import CancelledError
@@ -219,6 +220,20 @@ def test_a_sync_on_demand_runs_where_it_was_asked_for_and_leaves_the_state_alone
     assert nodes.kept() == before
     nodes.after(LEASE / 3)
     assert second.roster.state(THEIRS) == before
+
+
+def test_what_another_node_keeps_of_a_peer_at_length_is_cut(nodes: Nodes) -> None:
+    first, second = nodes.add(Listing(THEIRS)), nodes.add(Listing(THEIRS))
+    long = replace(nodes.kept(), last_error="no\n" * 1000)
+    drive(nodes.clock, nodes.storage.book.put(THEIRS, long))
+    nodes.after(LEASE / 3)
+    state = second.roster.state(THEIRS)
+    assert state is not None
+    assert state.last_error == ("no?" * 1000)[:200]
+    first.roster.pause_background()
+    nodes.after(LEASE / 3)
+    assert nodes.linked() == [1]
+    assert nodes.kept().last_error == ""
 
 
 def test_pausing_a_node_leaves_its_peers_to_the_others(nodes: Nodes) -> None:

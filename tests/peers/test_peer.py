@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from twisted.internet.defer import CancelledError
 
 from negd.errors import PeerError
-from negd.interfaces import PeerState, PeerStatus, SyncProgress
+from negd.interfaces import PeerProfile, PeerState, PeerStatus, SyncProgress
 from negd.nostr.document import RelayDocument
 from negd.nostr.filter import EVERYTHING
+from negd.nostr.messages import encode_closed
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
 from negd.sync.budget import Budget
-from negd.testing.links import ConversationPeer, drive, settle
+from negd.testing.links import ConversationPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
 
 FIRST, SECOND = RelayDocument("strfry", "1"), RelayDocument("strfry", "2")
@@ -227,3 +229,41 @@ def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
     assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
     pass_time(world, lambda: ended)
     assert shown(world).events_synced == 40
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+LONG = "error: \x1b[31mred\n" + "x" * 4_000_000
+
+
+def test_what_a_peer_says_at_length_is_shown_and_kept_short() -> None:
+    def closed(text: bytes) -> list[bytes]:
+        label, name, *_ = json.loads(text)
+        return [encode_closed(name, LONG)] if label in ("REQ", "NEG-OPEN") else []
+
+    world = World()
+    world.dialer.peers[THEIRS] = lambda: ScriptedPeer(closed)
+    drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
+    settle(world.clock)
+    for state in (shown(world), book_of(world)):
+        assert state.status is PeerStatus.ERROR
+        assert "error: ?[31mred?xxx" in state.last_error
+        assert len(msgspec.json.encode(state)) < 1000
+    drive(world.clock, world.ours.roster.stop())
+
+
+def test_a_book_that_kept_all_that_a_peer_said_heals() -> None:
+    world = World()
+    book = world.ours.storage.book
+    profile = PeerProfile(nip77=False, refusal=LONG)
+    later = world.clock.seconds() + 60
+    drive(world.clock, book.put(THEIRS, PeerState(0, 0, PeerStatus.ERROR, LONG, 1, later, profile)))
+    roster = world.ours.roster
+    drive(world.clock, roster.start([]))
+    assert shown(world).last_error == shown(world).profile.refusal
+    assert shown(world).last_error == "error: ?[31mred?" + "x" * 184
+    world.clock.advance(60)
+    settle(world.clock)
+    assert book_of(world).last_sync == later
+    assert len(msgspec.json.encode(book_of(world))) < 1000
+    drive(world.clock, roster.stop())
