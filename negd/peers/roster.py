@@ -82,10 +82,11 @@ class Roster:
         for url, state in (await respelled(self._book)).items():
             self._admit(Listing(url), state)
         for listing in listings:
-            if listing.url in self._peers:
-                self._peers[listing.url].listing = listing
-            else:
+            held = self._peers.get(listing.url)
+            if held is None or not held.listed:
                 await self._enlist(listing)
+            else:
+                held.listing = listing
         if self._tenancy is not None:
             self._rounds.start(self._node.settings.lease / 3, now=False)
         self.resume_background()
@@ -129,27 +130,35 @@ class Roster:
         listing = Listing(self._target(url))
         async with self._changing:
             held = self._peers.get(listing.url)
-            if held is None:
-                held = await self._enlist(listing)
-            elif not held.listed:
-                await self._book.put(listing.url, replace(held.state, status=PeerStatus.IDLE))
-                held.listed = True
-                self._attend(held)
+            if held is None or not held.listed:
+                await self._enlist(listing)
             if self._tenancy is not None:
                 await self._share()
             elif self._active:
                 self._attendances[listing.url].start()
 
-    async def _enlist(self, listing: Listing) -> Peer:
+    async def _enlist(self, listing: Listing) -> None:
+        """List a peer, which may be only visited until now.
+
+        :raises LimitReached: as many peers as may be are listed.
+        :raises StorageError: the book cannot be written.
+        """
         if len(self._attendances) >= self._node.settings.max_peers:
             raise LimitReached(f"too many peers (limit {self._node.settings.max_peers})")
-        await self._book.put(listing.url, PeerState())
-        return self._peers.get(listing.url) or self._admit(listing, PeerState())
+        visited = self._peers.get(listing.url)
+        state = PeerState() if visited is None else visited.state
+        state = replace(state, status=PeerStatus.IDLE)
+        await self._book.put(listing.url, state)
+        visited = self._peers.get(listing.url)  # the visit may have ended, or one begun
+        if visited is None:
+            self._admit(listing, state)
+        elif not visited.listed:
+            visited.listing = listing
+            self._attend(visited)
 
-    def _admit(self, listing: Listing, state: PeerState) -> Peer:
+    def _admit(self, listing: Listing, state: PeerState) -> None:
         peer = self._peers[listing.url] = self._peer(listing, state, listed=True)
         self._attend(peer)
-        return peer
 
     def _peer(self, listing: Listing, state: PeerState, listed: bool) -> Peer:
         peer = Peer(listing, state, listed, self._node, self._book, self._line, self._random)
@@ -157,6 +166,8 @@ class Roster:
         return peer
 
     def _attend(self, peer: Peer) -> None:
+        """Keep equal with a peer from now on, once its attendance is started."""
+        peer.listed = True
         self._attendances[peer.url] = Attendance(peer, self._node, self._dialing, self._random)
 
     async def remove(self, url: str) -> None:
@@ -275,7 +286,6 @@ class Roster:
             if peer is None:
                 self._admit(Listing(url), state)
             elif not peer.listed:
-                peer.listed = True
                 self._attend(peer)
             elif not peer.ours and peer.running is None:
                 peer.take_over(state)

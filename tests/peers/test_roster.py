@@ -221,6 +221,54 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     assert running.called
 
 
+def test_no_more_than_so_many_peers_are_listed_visited_or_not(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(max_peers=1))
+    roster = world.ours.roster
+    drive(world.clock, roster.start([Listing("wss://other.example")]))
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    for url in (THEIRS, "wss://third.example"):
+        refused = failure_of(Deferred.fromCoroutine(roster.add(url)))
+        assert str(refused) == "too many peers (limit 1)"
+    drive(world.clock, roster.add("wss://other.example"))
+    settle(world.clock)
+    assert running.called
+    assert roster.peers() == ["wss://other.example"]
+    assert list(drive(world.clock, world.ours.storage.book.peers())) == roster.peers()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_visit_may_begin_or_end_while_its_peer_is_being_listed(
+    make_world: MakeWorld, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    roster, book = world.ours.roster, world.ours.storage.book
+    drive(world.clock, roster.start([]))
+    put, written = book.put, Deferred[None]()
+
+    async def put_later(url: str, state: PeerState) -> None:
+        await written
+        await put(url, state)
+
+    monkeypatch.setattr(book, "put", put_later)
+    visits: list[Deferred[SyncProgress]] = []
+
+    def visit() -> None:
+        visits.append(Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None)))
+
+    if ends:
+        visit()
+    added = Deferred.fromCoroutine(roster.add(THEIRS))
+    if ends:
+        settle(world.clock)
+    else:
+        visit()
+    assert visits[0].called == ends
+    written.callback(None)
+    settle(world.clock)
+    assert (added.called, added.result, roster.peers()) == (True, None, [THEIRS])
+    assert drive(world.clock, roster.describe(THEIRS, 0)).linked
+
+
 def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
     make_world: MakeWorld,
 ) -> None:
