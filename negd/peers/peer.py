@@ -203,13 +203,23 @@ class Peer:
         return "internal error, see the log"
 
     def take_over(self, state: PeerState) -> None:
-        """What became of the peer, here or at another node, is this."""
-        self.state = _legible(state)
+        """What became of the peer, here or at another node, is this.
+
+        One that the configuration lists stays such a one, whatever became of it.
+        """
+        configured = state.configured or self.state.configured
+        self.state = replace(_legible(state), configured=configured)
 
     def count(self, **more: int) -> None:
         """Add events that moved outside of a sync; written down with the next one."""
         moved = SyncProgress(self.url).plus(**more).moved
         self.state = replace(self.state, events_synced=self.state.events_synced + moved)
+
+    async def follow(self, listing: Listing) -> None:
+        """Keep to these terms, which the configuration has for the peer."""
+        self.listing = listing
+        if not self.state.configured:
+            await self._keep(replace(self.state, configured=True))
 
     async def failed(self, text: str) -> None:
         """The peer could not even be reached."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from random import Random
 
@@ -77,19 +77,35 @@ class Roster:
     async def start(self, listings: Iterable[Listing]) -> None:
         """List the peers of the book and of the configuration, and begin to attend to them.
 
+        :param listings: the configuration's.
         :raises negd.errors.StorageError: the peer book cannot be read or written.
         """
+        configured = {listing.url: listing for listing in listings}
+        await self._leave_out(configured)
         for url, state in (await respelled(self._book)).items():
             self._admit(Listing(url), state)
-        for listing in listings:
-            held = self._peers.get(listing.url)
+        for url, listing in configured.items():
+            held = self._peers.get(url)
             if held is None or not held.listed:
                 await self._enlist(listing)
-            else:
-                held.listing = listing
+            await self._peers[url].follow(listing)
         if self._tenancy is not None:
             self._rounds.start(self._node.settings.lease / 3, now=False)
         self.resume_background()
+
+    async def _leave_out(self, configured: Container[str]) -> None:
+        """Forget the peers that the configuration listed and does not list any more.
+
+        Another node on the same store may list them, so there they stay.
+        """
+        for url, state in (await respelled(self._book)).items():
+            if not state.configured or url in configured:
+                continue
+            if self._tenancy is None:
+                log.info("{url}: not listed any more, the configuration is without it", url=url)
+                await self._book.remove(url)
+            else:
+                log.warn("{url}: the configuration has no terms for it any more", url=url)
 
     async def stop(self) -> None:
         """Cancel every sync, close every link, and return when all have ended."""
@@ -153,7 +169,6 @@ class Roster:
         if visited is None:
             self._admit(listing, state)
         elif not visited.listed:
-            visited.listing = listing
             self._attend(visited)
 
     def _admit(self, listing: Listing, state: PeerState) -> None:

@@ -45,7 +45,7 @@ def test_it_is_asked_for_at_the_first_sync_and_kept_through_a_restart(world: Wor
     later = MemoryNode("ws://later.example", world.dialer, world.clock)
     later.roster._book = world.ours.storage.book
     world.dialer.documents[THEIRS] = SECOND
-    drive(world.clock, later.roster.start([]))
+    drive(world.clock, later.roster.start([Listing(THEIRS, tail=False)]))
     settle(world.clock)
     state = later.roster.state(THEIRS)
     assert state is not None
@@ -229,6 +229,46 @@ def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
     assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
     pass_time(world, lambda: ended)
     assert shown(world).events_synced == 40
+
+
+# --- whose peer it is ---------------------------------------------------------------------------
+
+
+def test_no_end_of_a_sync_takes_a_peer_from_the_configuration(world: World) -> None:
+    peer, serve = world.ours.roster._peers[THEIRS], world.dialer.peers[THEIRS]
+    ends = []
+
+    def note() -> None:
+        state = book_of(world)
+        ends.append((state.status, bool(state.last_error), state.configured))
+
+    note()
+    world.dialer.peers[THEIRS] = PeerError("gone")
+    failing = peer.sync(EVERYTHING, lambda _: None)
+    settle(world.clock)
+    assert str(failure_of(failing)) == "gone"
+    note()
+    world.dialer.peers[THEIRS] = serve
+    world.ours.sync(THEIRS)
+    note()
+    begin(world)
+    assert peer.running is not None
+    peer.running.cancel()
+    settle(world.clock)
+    note()
+    peer.listing = Listing(THEIRS, tail=False, budget=Budget(events=3))
+    spent = peer.sync(EVERYTHING, lambda _: None)
+    settle(world.clock)
+    assert str(failure_of(spent)).startswith("budget spent")
+    note()
+    idle, error = PeerStatus.IDLE, PeerStatus.ERROR
+    assert ends == [
+        (idle, False, True),
+        (error, True, True),
+        (idle, False, True),
+        (idle, False, True),
+        (idle, True, True),
+    ]
 
 
 # --- what is said -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from negd.errors import ConfigError, LimitReached, PeerError, Unknown
@@ -128,7 +129,7 @@ def test_failures_count_up_back_off_survive_a_restart_and_reset(make_world: Make
     drive(world.clock, world.ours.roster.stop())
     reborn = MemoryNode(OURS, world.dialer, world.clock, SyncSettings(jitter=0))
     reborn.roster._book = world.ours.storage.book
-    drive(world.clock, reborn.roster.start([]))
+    drive(world.clock, reborn.roster.start([Listing(THEIRS)]))
     settle(world.clock)
     state = reborn.roster.state(THEIRS)
     assert state is not None
@@ -287,6 +288,66 @@ def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
     assert world.ours.held() == set(ids[:3])
     with pytest.raises(Unknown):
         drive(world.clock, roster.forget_ledger("wss://unknown.example"))
+
+
+ADDED = "ws://added.example"
+
+
+def restart(world: World, *listings: Listing) -> list[str]:
+    """Start our node anew on the same store, and stop it; what it said of the configuration."""
+    node = MemoryNode(OURS, world.dialer, world.clock, storage=world.ours.storage)
+    with capturedLogs() as told:
+        drive(world.clock, node.roster.start(listings))
+        drive(world.clock, node.roster.stop())
+    assert node.roster.peers() == sorted(drive(world.clock, world.ours.storage.book.peers()))
+    return [text for text in map(formatEvent, told) if "the configuration" in text]
+
+
+def configured(world: World) -> dict[str, bool]:
+    """The peers of our book, and whether the configuration lists them."""
+    states = drive(world.clock, world.ours.storage.book.peers())
+    return {url: state.configured for url, state in states.items()}
+
+
+def test_a_peer_that_the_configuration_lists_no_more_is_forgotten_at_the_next_start() -> None:
+    world = World()
+    roster, book = world.ours.roster, world.ours.storage.book
+    drive(world.clock, roster.start([Listing(THEIRS, Direction.DOWN)]))
+    drive(world.clock, roster.add(ADDED))
+    entry = LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, 0)
+    drive(world.clock, book.write_ledger(THEIRS, {ids[0]: entry}, []))
+    drive(world.clock, roster.stop())
+    assert configured(world) == {THEIRS: True, ADDED: False}
+    assert restart(world, Listing(THEIRS)) == []
+    assert drive(world.clock, book.residues(THEIRS)) == {Residue.UNFETCHABLE: 1}
+    said = f"{THEIRS}: not listed any more, the configuration is without it"
+    assert restart(world) == [said]
+    assert configured(world) == {ADDED: False}
+    assert drive(world.clock, book.residues(THEIRS)) == {}
+    assert restart(world) == []
+
+
+def test_a_peer_that_was_added_and_is_configured_later_is_the_configurations() -> None:
+    world = World()
+    drive(world.clock, world.ours.roster.add(ADDED))
+    assert restart(world) == []
+    assert restart(world, Listing(ADDED)) == []
+    assert configured(world) == {ADDED: True}
+    assert len(restart(world)) == 1
+    assert configured(world) == {}
+
+
+def test_a_peer_that_is_visited_as_the_start_lists_it_is_the_configurations() -> None:
+    world = World()
+    roster = world.ours.roster
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    terms = Listing(THEIRS, Direction.DOWN, tail=False)
+    drive(world.clock, roster.start([terms]))
+    settle(world.clock)
+    assert running.called
+    assert configured(world) == {THEIRS: True}
+    assert drive(world.clock, roster.describe(THEIRS, 0)).direction is Direction.DOWN
+    drive(world.clock, roster.stop())
 
 
 OLD = {
