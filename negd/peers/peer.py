@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +32,9 @@ _DESCRIBED_FOR = 24 * 3600.0
 """Seconds for which a peer's word on itself holds; after a failure it is asked again sooner."""
 
 _DESCRIBED_FOR_ON_FAILURE = 60.0
+
+_COUNTED_EVERY = 30.0
+"""Seconds between two writings of what a sync has moved: no more is missing after a kill."""
 
 
 class Peer:
@@ -63,6 +67,8 @@ class Peer:
         self._book = book
         self._line = line
         self._random = random
+        self._writing = DeferredLock()
+        self._written = state.events_synced
 
     @property
     def url(self) -> str:
@@ -115,7 +121,12 @@ class Peer:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
                 run = self._new_run(wanted, progress, so_far, reached)
-                return await self._see_through(run, before)
+                turn = self._node.settings.turn
+                with (
+                    self._every(turn, self._make_room, run),
+                    self._every(_COUNTED_EVERY, self._write_count, run, before),
+                ):
+                    return await self._see_through(run, before)
             except TurnOver:
                 so_far, reached = run.progress, run.reached
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
@@ -159,9 +170,6 @@ class Peer:
     async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
         """One turn; where a sync does not end with it, ``before`` is written as the status."""
         self._turn, contact = run, self.contact
-        turn = LoopingCall(self._make_room, run)
-        turn.clock = self._node.clock
-        turn.start(self._node.settings.turn, now=False)
         try:
             await run.run(contact)
         except TurnOver:
@@ -182,8 +190,29 @@ class Peer:
         else:
             await self._keep(self._after(run, self._succeeded()))
             return run.progress
+
+    @contextmanager
+    def _every(self, seconds: float, work: Callable[..., object], *told: object) -> Iterator[None]:
+        """Have something done now and then, while the context lasts."""
+        call = LoopingCall(work, *told)
+        call.clock = self._node.clock
+        call.start(seconds, now=False).addErrback(self._note)
+        try:
+            yield
         finally:
-            turn.stop()
+            if call.running:
+                call.stop()
+
+    def _note(self, failure: Failure) -> None:
+        log.failure("beside the sync with {url}", failure, url=self.url)
+
+    def _write_count(self, run: SyncRun, before: PeerStatus) -> Deferred[None] | None:
+        """Write down what a sync has moved until now; for all else, its end is waited for."""
+        moved = self.state.events_synced + run.moved
+        if run is not self._turn or moved == self._written:
+            return None
+        state = replace(self.state, status=before, events_synced=moved)
+        return Deferred.fromCoroutine(self._write(state))
 
     def _make_room(self, run: SyncRun) -> None:
         """Where others wait, have a sync that has had its turn go to the end of the line."""
@@ -244,11 +273,18 @@ class Peer:
         )
 
     async def _keep(self, state: PeerState) -> None:
-        """Take over a state and write it down; a storage that cannot is only logged here."""
+        """Take over a state and write it down."""
         self.take_over(state)
-        if self.listed and self.ours:
+        await self._write(self.state)
+
+    async def _write(self, state: PeerState) -> None:
+        """Write a state down, after those before it; a storage that cannot is only logged here."""
+        async with self._writing:
+            if not (self.listed and self.ours):
+                return
             try:
-                await self._book.update(self.url, self.state)
+                await self._book.update(self.url, state)
+                self._written = state.events_synced
             except StorageError as error:
                 log.error("state of {url}: {text}", url=self.url, text=error.text)
 

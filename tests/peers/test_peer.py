@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from negd.errors import PeerError
 from negd.interfaces import PeerProfile, PeerState, PeerStatus, SyncProgress
@@ -222,13 +222,63 @@ def test_what_a_cancelled_sync_moved_is_counted(world: World) -> None:
 def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
     ended = begin(world)
     peer = world.ours.roster._peers[THEIRS]
-    assert peer._turn is not None
-    peer._turn.make_room()
-    pass_time(world, lambda: book_of(world).events_synced)
+    run = peer._turn
+    assert run is not None
+    run.make_room()
+    pass_time(world, lambda: peer._turn is not run)
     assert not ended
+    assert book_of(world).events_synced >= 10
     assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
     pass_time(world, lambda: ended)
     assert shown(world).events_synced == 40
+
+
+def test_what_a_sync_moves_is_written_down_before_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = world.ours.storage.book
+    update, written = book.update, list[tuple[float, PeerState]]()
+    began = world.clock.seconds()
+
+    async def note(url: str, state: PeerState) -> None:
+        written.append((world.clock.seconds() - began, state))
+        await update(url, state)
+
+    monkeypatch.setattr(book, "update", note)
+    ended = begin(world)
+    pass_time(world, lambda: ended)
+    assert shown(world).events_synced == 40
+    assert written[-1][1] == shown(world)
+    moved = [state.events_synced for _, state in written]
+    assert moved[0] == 10
+    assert moved[:-1] == sorted(set(moved[:-1]))  # nothing is written where nothing moved
+    assert all(at % 30 == 0 for at, _ in written[:-1])
+    assert {state.status for _, state in written} == {PeerStatus.IDLE}
+
+
+def test_a_count_that_takes_long_to_write_does_not_undo_the_end_of_the_sync(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = world.ours.storage.book
+    update, slow = book.update, Deferred[None]()
+    delays = iter([slow])
+
+    async def update_slowly_at_first(url: str, state: PeerState) -> None:
+        await next(delays, succeed(None))
+        await update(url, state)
+
+    monkeypatch.setattr(book, "update", update_slowly_at_first)
+    ended = begin(world)
+    world.clock.advance(30)
+    settle(world.clock)
+    world.dialer.links[-1].close()
+    pass_time(world, lambda: shown(world).status is PeerStatus.ERROR)
+    assert not ended
+    slow.callback(None)
+    settle(world.clock)
+    assert ended
+    assert book_of(world) == shown(world)
+    assert shown(world).status is PeerStatus.ERROR
 
 
 # --- whose peer it is ---------------------------------------------------------------------------
