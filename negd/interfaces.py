@@ -285,6 +285,8 @@ class PeerState:
     :ivar events_synced: events fetched and sent, over all time.
     :ivar consecutive_failures: since the last success.
     :ivar next_sync: not before that second, after failures; 0 for no wait.
+    :ivar configured: whether the configuration lists it, of any node where several share a store;
+        else it was added by a call.
     """
 
     last_sync: int = 0
@@ -294,6 +296,7 @@ class PeerState:
     consecutive_failures: int = 0
     next_sync: float = 0
     profile: PeerProfile = PeerProfile()
+    configured: bool = False
 
 
 class Residue(Enum):

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from negd.nostr.event import DECODE_ERRORS
+from negd.nostr.words import printable
 
 MEDIA_TYPE = "application/nostr+json"
 """What to ask for, and how the answer is labelled."""
@@ -62,9 +63,7 @@ def decode(data: bytes) -> RelayDocument | None:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        return ""
-    return "".join(c if c.isprintable() else "?" for c in value[:_LONGEST_TEXT])
+    return printable(value, _LONGEST_TEXT) if isinstance(value, str) else ""
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

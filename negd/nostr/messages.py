@@ -19,6 +19,7 @@ from negd.nostr import event as events
 from negd.nostr import filter as filters
 from negd.nostr.event import DECODE_ERRORS, Event, describe
 from negd.nostr.filter import Filter
+from negd.nostr.words import printable
 
 MAX_SUBSCRIPTION = 64
 """The most characters in a subscription id (NIP-01)."""
@@ -154,6 +155,7 @@ M = TypeVar("M")
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
+_words = msgspec.json.Decoder(str | None)
 
 
 def decode_client(text: bytes | str) -> ClientMessage:
@@ -169,7 +171,7 @@ def decode_client(text: bytes | str) -> ClientMessage:
 
 
 def decode_relay(text: bytes | str) -> RelayMessage:
-    """What a relay sent to a client.
+    """What a relay sent to a client; its words for people are as :func:`printable` keeps them.
 
     :raises InvalidMessage: a known label with elements that cannot be read.
     """
@@ -262,8 +264,8 @@ def _neg_err(parts: list[msgspec.Raw]) -> NegErr:
 
 
 def _text(parts: list[msgspec.Raw], index: int) -> str:
-    """A reason that some relays leave out."""
-    return _string.decode(parts[index]) if len(parts) > index else ""
+    """A reason that some relays leave out, or have null for: printable, and cut."""
+    return printable(_words.decode(parts[index]) or "") if len(parts) > index else ""
 
 
 def _ok(parts: list[msgspec.Raw]) -> Ok:

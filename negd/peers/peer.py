@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from negd.errors import LimitReached, NegdError, PeerError, StorageError
 from negd.interfaces import IPeerBook, PeerState, PeerStatus, SyncProgress
 from negd.nostr.filter import Filter
+from negd.nostr.words import printable
 from negd.peers.listing import Listing
 from negd.peers.waits import until_next
 from negd.sync.budget import BudgetSpent, TurnOver
@@ -35,6 +37,9 @@ _MOST_ABANDONED = 5
 """Turns of a sync that may be ended in the middle; each is left twice as long as the one before."""
 
 _TOO_SLOW = "the peer is too slow: others waited for long, again and again"
+
+_COUNTED_EVERY = 30.0
+"""Seconds between two writings of what a sync has moved: no more is missing after a kill."""
 
 
 class Peer:
@@ -57,7 +62,7 @@ class Peer:
         random: Random,
     ) -> None:
         self.listing = listing
-        self.state = state
+        self.state = _legible(state)
         self.listed = listed
         self.ours = True
         self.contact: Contact | None = None
@@ -68,6 +73,8 @@ class Peer:
         self._book = book
         self._line = line
         self._random = random
+        self._writing = DeferredLock()
+        self._written = state.events_synced
 
     @property
     def url(self) -> str:
@@ -121,7 +128,7 @@ class Peer:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
                 run = self._new_run(wanted, progress, so_far, reached)
-                return await self._see_through(run, before, 2**abandoned)
+                return await self._take_turns(run, before, 1 + 2**abandoned)
             except TurnOver:
                 so_far, reached = run.progress, run.reached
                 abandoned += run.is_abandoned
@@ -130,9 +137,7 @@ class Peer:
                     raise PeerError(_TOO_SLOW) from None
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
             except PeerError:
-                # Where it got no further, what stands in the way may be just there.
-                if run.reached is not None and run.got_further:
-                    self._left_off = {wanted: run.reached}
+                self._leave_off(wanted, run)
                 raise
             except CancelledError:
                 if self.state.status is PeerStatus.SYNCING:
@@ -140,6 +145,27 @@ class Peer:
                 raise
             finally:
                 self._line.release()
+
+    async def _take_turns(self, run: SyncRun, before: PeerStatus, most: int) -> SyncProgress:
+        """See a run through; with others that wait, it makes room after one turn.
+
+        :param most: turns after which it is not left to finish what is under way.
+        """
+        seconds = self._node.settings.turn
+        ends = self._node.clock.seconds() + most * seconds
+        with (
+            self._every(seconds, self._make_room, run, ends),
+            self._every(_COUNTED_EVERY, self._write_count, run, before),
+        ):
+            return await self._see_through(run, before)
+
+    def _leave_off(self, wanted: Filter, run: SyncRun) -> None:
+        """Keep for the next sync how far this one has come.
+
+        Where it got no further than the one before, what stands in the way may be just there.
+        """
+        if run.reached is not None and run.got_further:
+            self._left_off = {wanted: run.reached}
 
     async def _get_described(self) -> None:
         """Have the peer say what it is, where that is not known or may have changed."""
@@ -172,16 +198,9 @@ class Peer:
             self.listing.narrowed(wanted) == self.listing.wanted,
         )
 
-    async def _see_through(self, run: SyncRun, before: PeerStatus, grace: int) -> SyncProgress:
-        """One turn; where a sync does not end with it, ``before`` is written as the status.
-
-        :param grace: for as many turns more it may finish what is under way.
-        """
+    async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
+        """One turn; where a sync does not end with it, ``before`` is written as the status."""
         self._turn, contact = run, self.contact
-        clock, seconds = self._node.clock, self._node.settings.turn
-        turn = LoopingCall(self._make_room, run, clock.seconds() + (1 + grace) * seconds)
-        turn.clock = clock
-        turn.start(seconds, now=False)
         try:
             await run.run(contact)
         except TurnOver:
@@ -202,8 +221,29 @@ class Peer:
         else:
             await self._keep(self._after(run, self._succeeded()))
             return run.progress
+
+    @contextmanager
+    def _every(self, seconds: float, work: Callable[..., object], *told: object) -> Iterator[None]:
+        """Have something done now and then, while the context lasts."""
+        call = LoopingCall(work, *told)
+        call.clock = self._node.clock
+        call.start(seconds, now=False).addErrback(self._note)
+        try:
+            yield
         finally:
-            turn.stop()
+            if call.running:
+                call.stop()
+
+    def _note(self, failure: Failure) -> None:
+        log.failure("beside the sync with {url}", failure, url=self.url)
+
+    def _write_count(self, run: SyncRun, before: PeerStatus) -> Deferred[None] | None:
+        """Write down what a sync has moved until now; for all else, its end is waited for."""
+        moved = self.state.events_synced + run.moved
+        if run is not self._turn or moved == self._written:
+            return None
+        state = replace(self.state, status=before, events_synced=moved)
+        return Deferred.fromCoroutine(self._write(state))
 
     def _make_room(self, run: SyncRun, ends: float) -> None:
         """Where others wait, have a sync that has had its turn go to the end of the line.
@@ -227,10 +267,24 @@ class Peer:
         log.failure("sync with {url}", url=self.url)
         return "internal error, see the log"
 
+    def take_over(self, state: PeerState) -> None:
+        """What became of the peer, here or at another node, is this.
+
+        One that the configuration lists stays such a one, whatever became of it.
+        """
+        configured = state.configured or self.state.configured
+        self.state = replace(_legible(state), configured=configured)
+
     def count(self, **more: int) -> None:
         """Add events that moved outside of a sync; written down with the next one."""
         moved = SyncProgress(self.url).plus(**more).moved
         self.state = replace(self.state, events_synced=self.state.events_synced + moved)
+
+    async def follow(self, listing: Listing) -> None:
+        """Keep to these terms, which the configuration has for the peer."""
+        self.listing = listing
+        if not self.state.configured:
+            await self._keep(replace(self.state, configured=True))
 
     async def failed(self, text: str) -> None:
         """The peer could not even be reached."""
@@ -255,11 +309,18 @@ class Peer:
         )
 
     async def _keep(self, state: PeerState) -> None:
-        """Take over a state and write it down; a storage that cannot is only logged here."""
-        self.state = state
-        if self.listed and self.ours:
+        """Take over a state and write it down."""
+        self.take_over(state)
+        await self._write(self.state)
+
+    async def _write(self, state: PeerState) -> None:
+        """Write a state down, after those before it; a storage that cannot is only logged here."""
+        async with self._writing:
+            if not (self.listed and self.ours):
+                return
             try:
                 await self._book.update(self.url, state)
+                self._written = state.events_synced
             except StorageError as error:
                 log.error("state of {url}: {text}", url=self.url, text=error.text)
 
@@ -282,6 +343,12 @@ class Peer:
             ended: Deferred[None] = Deferred()
             self.running.addBoth(_tell, ended)
             await ended
+
+
+def _legible(state: PeerState) -> PeerState:
+    """A state with the peer's words cut and printable: earlier versions kept all of them."""
+    profile = replace(state.profile, refusal=printable(state.profile.refusal))
+    return replace(state, last_error=printable(state.last_error), profile=profile)
 
 
 def _tell(result: T, ended: Deferred[None]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from random import Random
 
@@ -77,18 +77,35 @@ class Roster:
     async def start(self, listings: Iterable[Listing]) -> None:
         """List the peers of the book and of the configuration, and begin to attend to them.
 
+        :param listings: the configuration's.
         :raises negd.errors.StorageError: the peer book cannot be read or written.
         """
+        configured = {listing.url: listing for listing in listings}
+        await self._leave_out(configured)
         for url, state in (await respelled(self._book)).items():
             self._admit(Listing(url), state)
-        for listing in listings:
-            if listing.url in self._peers:
-                self._peers[listing.url].listing = listing
-            else:
+        for url, listing in configured.items():
+            held = self._peers.get(url)
+            if held is None or not held.listed:
                 await self._enlist(listing)
+            await self._peers[url].follow(listing)
         if self._tenancy is not None:
             self._rounds.start(self._node.settings.lease / 3, now=False)
         self.resume_background()
+
+    async def _leave_out(self, configured: Container[str]) -> None:
+        """Forget the peers that the configuration listed and does not list any more.
+
+        Another node on the same store may list them, so there they stay.
+        """
+        for url, state in (await respelled(self._book)).items():
+            if not state.configured or url in configured:
+                continue
+            if self._tenancy is None:
+                log.info("{url}: not listed any more, the configuration is without it", url=url)
+                await self._book.remove(url)
+            else:
+                log.warn("{url}: the configuration has no terms for it any more", url=url)
 
     async def stop(self) -> None:
         """Cancel every sync, close every link, and return when all have ended."""
@@ -129,27 +146,34 @@ class Roster:
         listing = Listing(self._target(url))
         async with self._changing:
             held = self._peers.get(listing.url)
-            if held is None:
-                held = await self._enlist(listing)
-            elif not held.listed:
-                await self._book.put(listing.url, replace(held.state, status=PeerStatus.IDLE))
-                held.listed = True
-                self._attend(held)
+            if held is None or not held.listed:
+                await self._enlist(listing)
             if self._tenancy is not None:
                 await self._share()
             elif self._active:
                 self._attendances[listing.url].start()
 
-    async def _enlist(self, listing: Listing) -> Peer:
+    async def _enlist(self, listing: Listing) -> None:
+        """List a peer, which may be only visited until now.
+
+        :raises LimitReached: as many peers as may be are listed.
+        :raises StorageError: the book cannot be written.
+        """
         if len(self._attendances) >= self._node.settings.max_peers:
             raise LimitReached(f"too many peers (limit {self._node.settings.max_peers})")
-        await self._book.put(listing.url, PeerState())
-        return self._peers.get(listing.url) or self._admit(listing, PeerState())
+        visited = self._peers.get(listing.url)
+        state = PeerState() if visited is None else visited.state
+        state = replace(state, status=PeerStatus.IDLE)
+        await self._book.put(listing.url, state)
+        visited = self._peers.get(listing.url)  # the visit may have ended, or one begun
+        if visited is None:
+            self._admit(listing, state)
+        elif not visited.listed:
+            self._attend(visited)
 
-    def _admit(self, listing: Listing, state: PeerState) -> Peer:
+    def _admit(self, listing: Listing, state: PeerState) -> None:
         peer = self._peers[listing.url] = self._peer(listing, state, listed=True)
         self._attend(peer)
-        return peer
 
     def _peer(self, listing: Listing, state: PeerState, listed: bool) -> Peer:
         peer = Peer(listing, state, listed, self._node, self._book, self._line, self._random)
@@ -157,6 +181,8 @@ class Roster:
         return peer
 
     def _attend(self, peer: Peer) -> None:
+        """Keep equal with a peer from now on, once its attendance is started."""
+        peer.listed = True
         self._attendances[peer.url] = Attendance(peer, self._node, self._dialing, self._random)
 
     async def remove(self, url: str) -> None:
@@ -275,10 +301,9 @@ class Roster:
             if peer is None:
                 self._admit(Listing(url), state)
             elif not peer.listed:
-                peer.listed = True
                 self._attend(peer)
             elif not peer.ours and peer.running is None:
-                peer.state = state
+                peer.take_over(state)
 
     async def _share(self) -> None:
         """Ask for the lease of every peer, and attend to those whose lease we get."""
@@ -295,7 +320,7 @@ class Roster:
         states = await self._book.peers() if taken else {}
         for peer in taken:
             peer.ours = True
-            peer.state = states.get(peer.url, peer.state)
+            peer.take_over(states.get(peer.url, peer.state))
         for peer in wanted:
             if self._active and peer.ours:
                 self._attendances[peer.url].start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -10,7 +11,14 @@ import idna
 from negd.addresses import is_private
 from negd.errors import ConfigError
 
+_LONGEST = 1024
+"""Characters of a URL, as it is given and in its canonical form."""
+
 _LONGEST_NAME = 253
+_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+"""What name servers have names for; the underscore is against RFC 1123, and in use."""
+
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
@@ -22,7 +30,7 @@ def canonical(url: str) -> str:
 
     :raises ConfigError: it is not the URL of a relay.
     """
-    text = url.strip()
+    text = _bounded(url.strip(), url)
     if "://" not in text:
         text = f"wss://{text}"
     try:
@@ -41,7 +49,7 @@ def canonical(url: str) -> str:
         raise _wrong(url, "no host can have that name")
     if parts.username is not None or parts.password is not None:
         raise _wrong(url, "a user name or password in it")
-    return _join(parts, parts.scheme.lower(), name, port)
+    return _bounded(_join(parts, parts.scheme.lower(), name, port), url)
 
 
 def target(url: str, may_be_private: bool) -> str:
@@ -65,11 +73,10 @@ def _name(host: str) -> str | None:
         pass
     try:
         name = host if host.isascii() else idna.encode(host, uts46=True).decode()
-        name.encode("idna")  # no label is empty or too long
     except UnicodeError:
         return None
     name = name.removesuffix(".")
-    return name if 0 < len(name) <= _LONGEST_NAME else None
+    return name if len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) else None
 
 
 def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:
@@ -78,6 +85,12 @@ def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:
         shown = f"{shown}:{port}"
     path = "" if parts.path == "/" else parts.path
     return urlunsplit((scheme, shown, path, parts.query, ""))
+
+
+def _bounded(text: str, url: str) -> str:
+    if len(text) > _LONGEST:
+        raise _wrong(url, f"longer than {_LONGEST:,} characters")
+    return text
 
 
 def _wrong(url: str, why: str) -> ConfigError:

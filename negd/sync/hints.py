@@ -20,6 +20,9 @@ _EVENT = 1000
 _UNDER_WAY = 10.0
 """Seconds that what is under way may take: an answer behind it is waited for only so long."""
 
+_SHORTEST = 4096
+"""Bytes of a longest message that can be meant: a smaller one would take hardly any event."""
+
 _NEGD = "negd"
 _NEGD_WINDOW = 4000
 """EVENTs that negd itself may be sent unanswered: it stops reading, and drops none.
@@ -43,8 +46,8 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
         in_flight = min(in_flight, document.max_subscriptions - 1)
     if document.max_limit is not None:
         batch = min(batch, document.max_limit)
-    if document.max_message_length is not None:
-        room = document.max_message_length - _ENVELOPE
+    if (length := longest(document)) is not None:
+        room = length - _ENVELOPE
         batch = min(batch, room // _ID)
         frame = min(frame, max(SMALLEST_FRAME_LIMIT, room // 2))  # hex doubles it
     return msgspec.structs.replace(
@@ -54,6 +57,15 @@ def suited(settings: SyncSettings, document: RelayDocument | None) -> SyncSettin
         frame_limit=frame,
         upload_window=window,
     )
+
+
+def longest(document: RelayDocument | None) -> int | None:
+    """Bytes of the longest message that a peer reads; None where it does not say, or cannot mean.
+
+    A slip in a document must not keep every event from the peer.
+    """
+    stated = None if document is None else document.max_message_length
+    return None if stated is None or stated < _SHORTEST else stated
 
 
 def paced(settings: SyncSettings, rate: int) -> SyncSettings:

@@ -10,7 +10,7 @@ from negd.interfaces import IEventStore, IIntake, IPeerDialer
 from negd.nostr.document import RelayDocument
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
-from negd.sync.hints import paced, suited
+from negd.sync.hints import longest, paced, suited
 from negd.sync.offload import Offload
 
 
@@ -19,7 +19,8 @@ class Node:
     """The parts that are the same for every peer.
 
     :ivar signer: the key that answers peers who ask who we are (NIP-42).
-    :ivar longest: bytes of a message that the peer says it reads; None where it does not say.
+    :ivar longest: bytes of a message that the peer says it reads; None where it does not say, or
+        cannot mean it.
     """
 
     store: IEventStore
@@ -36,5 +37,5 @@ class Node:
         return replace(
             self,
             settings=paced(suited(self.settings, document), rate),
-            longest=None if document is None else document.max_message_length,
+            longest=longest(document),
         )

@@ -21,10 +21,11 @@ from negd import __version__
 from negd.errors import PeerError
 from negd.interfaces import IPeerDialer, IPeerLink, IPeerListener
 from negd.nostr.document import RelayDocument
+from negd.nostr.words import printable
 from negd.settings import SyncSettings
 from negd.websocket.information import ask_document
 from negd.websocket.limited import LimitedLink
-from negd.websocket.link import PeerLink, printable
+from negd.websocket.link import PeerLink
 from negd.websocket.routes import Routes, describe_failure, plainly_cancelled
 from negd.websocket.socks import Proxy
 from negd.websocket.terms import LinkTerms

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from negd.errors import PeerError
 from negd.interfaces import IPeerLink, IPeerListener
 from negd.nostr.messages import InvalidMessage, decode_relay
+from negd.nostr.words import printable
 from negd.websocket.pacing import PacedWebSocket
 
 log = Logger()
@@ -25,7 +26,6 @@ _COMPRESSED = 4
 """The frame bit that marks a compressed message (RFC 7692, section 6)."""
 
 _LARGEST_HEADER = 16_384
-_LONGEST_REASON = 200
 
 
 @implementer(IPeerLink)
@@ -189,8 +189,3 @@ def _describe_tls(error: BaseException) -> str:
     details = error.args[0] if error.args else ()
     reasons = [part[2] for part in details if isinstance(part, tuple) and len(part) > 2]
     return "; ".join(reasons) or "the connection was cut"
-
-
-def printable(text: str) -> str:
-    """A peer's words, fit for a log and a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_REASON])

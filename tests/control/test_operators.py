@@ -74,7 +74,7 @@ class PeerTests(Served):
 
     async def test_a_peer_is_shown_with_its_terms_its_state_and_its_profile(self) -> None:
         profile = PeerProfile(nip77=True, found_at=3.5, max_records=1000)
-        state = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.5, profile)
+        state = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.5, profile, True)
         self.peers.listed[PEER] = state
         self.peers.terms = replace(
             self.peers.terms,
@@ -102,6 +102,7 @@ class PeerTests(Served):
                     consecutive_failures=3,
                     next_sync=4.5,
                     profile=proto.PeerProfile(nip77=True, found_at=3.5, max_records=1000),
+                    configured=True,
                 ),
             ),
         )

@@ -41,7 +41,7 @@ PROFILE = PeerProfile(
     frame_limit=4096,
     faults={fault.value: n + 1 for n, fault in enumerate(Fault)},
 )
-STATE = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.25, PROFILE)
+STATE = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.25, PROFILE, True)
 ENTRIES = {
     bytes([n]) * 32: LedgerEntry(residue, f"no: \u2028 {n}", n + 1, 7.5 + n)
     for n, residue in enumerate(Residue)

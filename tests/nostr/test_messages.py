@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from negd.nostr import messages as m
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
+from negd.nostr.words import printable
 
 event = Signer(b"\x01" * 32).sign(created_at=1, content="é\u2028")
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
@@ -35,8 +36,9 @@ def test_what_a_client_sends_is_read_back(name: str, message: bytes, text: str) 
 
 @given(names, st.binary(max_size=100), words, st.booleans())
 def test_what_a_relay_sends_is_read_back(
-    name: str, message: bytes, text: str, accepted: bool
+    name: str, message: bytes, said: str, accepted: bool
 ) -> None:
+    text = printable(said)
     assert m.decode_relay(m.encode_delivered(name, event.encode())) == m.Delivered(name, event)
     assert m.decode_relay(m.encode_ok(event.id, accepted, text)) == m.Ok(event.id, accepted, text)
     assert m.decode_relay(m.encode_eose(name)) == m.Eose(name)
@@ -121,4 +123,31 @@ def test_odd_servers_are_understood() -> None:
     assert m.decode_relay('["NEG-ERR","s"]') == m.NegErr("s", "")
     assert m.decode_relay('["CLOSED","s"]') == m.Closed("s", "")
     assert m.decode_relay('["OK","x",true]') == m.Ok("x", True, "")
+    assert m.decode_relay('["OK","x",false,null]') == m.Ok("x", False, "")
+    assert m.decode_relay('["CLOSED","s",null]') == m.Closed("s", "")
+    assert m.decode_relay('["NEG-ERR","s",null,7]') == m.NegErr("s", "", 7)
+    assert m.decode_relay('["NOTICE",null]') == m.Notice("")
     assert m.decode_relay('["COUNT","s",{}]') == m.Unrecognised("COUNT")
+
+
+@pytest.mark.parametrize(
+    "begin", [["CLOSED", "s"], ["NOTICE"], ["OK", event.id, False], ["NEG-ERR", "s"]]
+)
+def test_what_a_relay_says_for_people_is_cut_and_printable(begin: list[object]) -> None:
+    said = "auth-required: \x1b[31mred\n2026-01-01 forged " + "x" * 100_000
+    told = m.decode_relay(json.dumps([*begin, said]))
+    assert isinstance(told, m.Closed | m.Notice | m.Ok | m.NegErr)
+    assert told.text.startswith("auth-required: ?[31mred?2026-01-01 forged xxx")
+    assert told.text.isprintable()
+    assert len(told.text) == 200
+
+
+def test_a_relay_cannot_have_itself_quoted_in_a_complaint() -> None:
+    for label in LABELS:
+        for said in ("\x1b\n" * 10_000, {"\x1b\n" * 10_000: 1}, [{"id": "\x1b" * 10_000}], 1.5):
+            text = json.dumps([label, said, said, said])
+            try:
+                m.decode_relay(text)
+            except m.InvalidMessage as error:
+                assert error.text.isprintable()
+                assert len(error.text) < 200

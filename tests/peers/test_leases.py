@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import CancelledError
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from negd.interfaces import ILeases, PeerState
@@ -219,6 +221,48 @@ def test_a_sync_on_demand_runs_where_it_was_asked_for_and_leaves_the_state_alone
     assert nodes.kept() == before
     nodes.after(LEASE / 3)
     assert second.roster.state(THEIRS) == before
+
+
+def test_a_peer_that_one_of_the_nodes_is_without_stays_and_is_warned_of(nodes: Nodes) -> None:
+    nodes.add(Listing(THEIRS))
+    nodes.after(1)
+    assert nodes.kept().configured
+    with capturedLogs() as told:
+        second = nodes.add()
+    assert [formatEvent(event) for event in told if event["log_level"] is LogLevel.warn] == [
+        f"{THEIRS}: the configuration has no terms for it any more"
+    ]
+    nodes.die(0)
+    nodes.after(2 * LEASE)
+    assert nodes.linked() == [1]
+    second.sync(THEIRS)
+    assert nodes.kept().configured
+
+
+def test_a_peer_is_the_configurations_whichever_node_lists_it(nodes: Nodes) -> None:
+    first = nodes.add()
+    drive(nodes.clock, first.roster.add(THEIRS))
+    nodes.add(Listing(THEIRS))
+    nodes.after(LEASE)
+    assert not nodes.kept().configured
+    first.roster.pause_background()
+    nodes.after(LEASE)
+    assert nodes.linked() == [1]
+    assert nodes.kept().configured
+
+
+def test_what_another_node_keeps_of_a_peer_at_length_is_cut(nodes: Nodes) -> None:
+    first, second = nodes.add(Listing(THEIRS)), nodes.add(Listing(THEIRS))
+    long = replace(nodes.kept(), last_error="no\n" * 1000)
+    drive(nodes.clock, nodes.storage.book.put(THEIRS, long))
+    nodes.after(LEASE / 3)
+    state = second.roster.state(THEIRS)
+    assert state is not None
+    assert state.last_error == ("no?" * 1000)[:200]
+    first.roster.pause_background()
+    nodes.after(LEASE / 3)
+    assert nodes.linked() == [1]
+    assert nodes.kept().last_error == ""
 
 
 def test_pausing_a_node_leaves_its_peers_to_the_others(nodes: Nodes) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from negd.errors import PeerError
-from negd.interfaces import PeerState, PeerStatus, SyncProgress
+from negd.interfaces import PeerProfile, PeerState, PeerStatus, SyncProgress
 from negd.nostr.document import RelayDocument
 from negd.nostr.filter import EVERYTHING
+from negd.nostr.messages import encode_closed
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
 from negd.sync.budget import Budget
-from negd.testing.links import ConversationPeer, drive, settle
+from negd.testing.links import ConversationPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
 
 FIRST, SECOND = RelayDocument("strfry", "1"), RelayDocument("strfry", "2")
@@ -43,7 +45,7 @@ def test_it_is_asked_for_at_the_first_sync_and_kept_through_a_restart(world: Wor
     later = MemoryNode("ws://later.example", world.dialer, world.clock)
     later.roster._book = world.ours.storage.book
     world.dialer.documents[THEIRS] = SECOND
-    drive(world.clock, later.roster.start([]))
+    drive(world.clock, later.roster.start([Listing(THEIRS, tail=False)]))
     settle(world.clock)
     state = later.roster.state(THEIRS)
     assert state is not None
@@ -220,10 +222,138 @@ def test_what_a_cancelled_sync_moved_is_counted(world: World) -> None:
 def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
     ended = begin(world)
     peer = world.ours.roster._peers[THEIRS]
-    assert peer._turn is not None
-    peer._turn.make_room()
-    pass_time(world, lambda: book_of(world).events_synced)
+    run = peer._turn
+    assert run is not None
+    run.make_room()
+    pass_time(world, lambda: peer._turn is not run)
     assert not ended
+    assert book_of(world).events_synced >= 10
     assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
     pass_time(world, lambda: ended)
     assert shown(world).events_synced == 40
+
+
+def test_what_a_sync_moves_is_written_down_before_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = world.ours.storage.book
+    update, written = book.update, list[tuple[float, PeerState]]()
+    began = world.clock.seconds()
+
+    async def note(url: str, state: PeerState) -> None:
+        written.append((world.clock.seconds() - began, state))
+        await update(url, state)
+
+    monkeypatch.setattr(book, "update", note)
+    ended = begin(world)
+    pass_time(world, lambda: ended)
+    assert shown(world).events_synced == 40
+    assert written[-1][1] == shown(world)
+    moved = [state.events_synced for _, state in written]
+    assert moved[0] == 10
+    assert moved[:-1] == sorted(set(moved[:-1]))  # nothing is written where nothing moved
+    assert all(at % 30 == 0 for at, _ in written[:-1])
+    assert {state.status for _, state in written} == {PeerStatus.IDLE}
+
+
+def test_a_count_that_takes_long_to_write_does_not_undo_the_end_of_the_sync(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = world.ours.storage.book
+    update, slow = book.update, Deferred[None]()
+    delays = iter([slow])
+
+    async def update_slowly_at_first(url: str, state: PeerState) -> None:
+        await next(delays, succeed(None))
+        await update(url, state)
+
+    monkeypatch.setattr(book, "update", update_slowly_at_first)
+    ended = begin(world)
+    world.clock.advance(30)
+    settle(world.clock)
+    world.dialer.links[-1].close()
+    pass_time(world, lambda: shown(world).status is PeerStatus.ERROR)
+    assert not ended
+    slow.callback(None)
+    settle(world.clock)
+    assert ended
+    assert book_of(world) == shown(world)
+    assert shown(world).status is PeerStatus.ERROR
+
+
+# --- whose peer it is ---------------------------------------------------------------------------
+
+
+def test_no_end_of_a_sync_takes_a_peer_from_the_configuration(world: World) -> None:
+    peer, serve = world.ours.roster._peers[THEIRS], world.dialer.peers[THEIRS]
+    ends = []
+
+    def note() -> None:
+        state = book_of(world)
+        ends.append((state.status, bool(state.last_error), state.configured))
+
+    note()
+    world.dialer.peers[THEIRS] = PeerError("gone")
+    failing = peer.sync(EVERYTHING, lambda _: None)
+    settle(world.clock)
+    assert str(failure_of(failing)) == "gone"
+    note()
+    world.dialer.peers[THEIRS] = serve
+    world.ours.sync(THEIRS)
+    note()
+    begin(world)
+    assert peer.running is not None
+    peer.running.cancel()
+    settle(world.clock)
+    note()
+    peer.listing = Listing(THEIRS, tail=False, budget=Budget(events=3))
+    spent = peer.sync(EVERYTHING, lambda _: None)
+    settle(world.clock)
+    assert str(failure_of(spent)).startswith("budget spent")
+    note()
+    idle, error = PeerStatus.IDLE, PeerStatus.ERROR
+    assert ends == [
+        (idle, False, True),
+        (error, True, True),
+        (idle, False, True),
+        (idle, False, True),
+        (idle, True, True),
+    ]
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+LONG = "error: \x1b[31mred\n" + "x" * 4_000_000
+
+
+def test_what_a_peer_says_at_length_is_shown_and_kept_short() -> None:
+    def closed(text: bytes) -> list[bytes]:
+        label, name, *_ = json.loads(text)
+        return [encode_closed(name, LONG)] if label in ("REQ", "NEG-OPEN") else []
+
+    world = World()
+    world.dialer.peers[THEIRS] = lambda: ScriptedPeer(closed)
+    drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
+    settle(world.clock)
+    for state in (shown(world), book_of(world)):
+        assert state.status is PeerStatus.ERROR
+        assert "error: ?[31mred?xxx" in state.last_error
+        assert len(msgspec.json.encode(state)) < 1000
+    drive(world.clock, world.ours.roster.stop())
+
+
+def test_a_book_that_kept_all_that_a_peer_said_heals() -> None:
+    world = World()
+    book = world.ours.storage.book
+    profile = PeerProfile(nip77=False, refusal=LONG)
+    later = world.clock.seconds() + 60
+    drive(world.clock, book.put(THEIRS, PeerState(0, 0, PeerStatus.ERROR, LONG, 1, later, profile)))
+    roster = world.ours.roster
+    drive(world.clock, roster.start([]))
+    assert shown(world).last_error == shown(world).profile.refusal
+    assert shown(world).last_error == "error: ?[31mred?" + "x" * 184
+    world.clock.advance(60)
+    settle(world.clock)
+    assert book_of(world).last_sync == later
+    assert len(msgspec.json.encode(book_of(world))) < 1000
+    drive(world.clock, roster.stop())

@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from negd.errors import ConfigError, LimitReached, PeerError, Unknown
@@ -130,7 +131,7 @@ def test_failures_count_up_back_off_survive_a_restart_and_reset(make_world: Make
     drive(world.clock, world.ours.roster.stop())
     reborn = MemoryNode(OURS, world.dialer, world.clock, SyncSettings(jitter=0))
     reborn.roster._book = world.ours.storage.book
-    drive(world.clock, reborn.roster.start([]))
+    drive(world.clock, reborn.roster.start([Listing(THEIRS)]))
     settle(world.clock)
     state = reborn.roster.state(THEIRS)
     assert state is not None
@@ -223,6 +224,54 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     assert running.called
 
 
+def test_no_more_than_so_many_peers_are_listed_visited_or_not(make_world: MakeWorld) -> None:
+    world = make_world(SyncSettings(max_peers=1))
+    roster = world.ours.roster
+    drive(world.clock, roster.start([Listing("wss://other.example")]))
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    for url in (THEIRS, "wss://third.example"):
+        refused = failure_of(Deferred.fromCoroutine(roster.add(url)))
+        assert str(refused) == "too many peers (limit 1)"
+    drive(world.clock, roster.add("wss://other.example"))
+    settle(world.clock)
+    assert running.called
+    assert roster.peers() == ["wss://other.example"]
+    assert list(drive(world.clock, world.ours.storage.book.peers())) == roster.peers()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_visit_may_begin_or_end_while_its_peer_is_being_listed(
+    make_world: MakeWorld, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    roster, book = world.ours.roster, world.ours.storage.book
+    drive(world.clock, roster.start([]))
+    put, written = book.put, Deferred[None]()
+
+    async def put_later(url: str, state: PeerState) -> None:
+        await written
+        await put(url, state)
+
+    monkeypatch.setattr(book, "put", put_later)
+    visits: list[Deferred[SyncProgress]] = []
+
+    def visit() -> None:
+        visits.append(Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None)))
+
+    if ends:
+        visit()
+    added = Deferred.fromCoroutine(roster.add(THEIRS))
+    if ends:
+        settle(world.clock)
+    else:
+        visit()
+    assert visits[0].called == ends
+    written.callback(None)
+    settle(world.clock)
+    assert (added.called, added.result, roster.peers()) == (True, None, [THEIRS])
+    assert drive(world.clock, roster.describe(THEIRS, 0)).linked
+
+
 def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
     make_world: MakeWorld,
 ) -> None:
@@ -241,6 +290,67 @@ def test_what_the_ledger_explains_is_tried_again_once_it_is_forgotten(
     assert world.ours.held() == set(ids[:3])
     with pytest.raises(Unknown):
         drive(world.clock, roster.forget_ledger("wss://unknown.example"))
+
+
+ADDED = "ws://added.example"
+
+
+def restart(world: World, *listings: Listing) -> list[str]:
+    """Start our node anew on the same store, and stop it; what it said of the configuration."""
+    node = MemoryNode(OURS, world.dialer, world.clock, storage=world.ours.storage)
+    with capturedLogs() as told:
+        drive(world.clock, node.roster.start(listings))
+        drive(world.clock, node.roster.stop())
+    assert node.roster.peers() == sorted(drive(world.clock, world.ours.storage.book.peers()))
+    return [text for text in map(formatEvent, told) if "the configuration" in text]
+
+
+def configured(world: World) -> dict[str, bool]:
+    """The peers of our book, and whether the configuration lists them."""
+    states = drive(world.clock, world.ours.storage.book.peers())
+    return {url: state.configured for url, state in states.items()}
+
+
+def test_a_peer_that_the_configuration_lists_no_more_is_forgotten_at_the_next_start() -> None:
+    world = World()
+    world.dialer.peers[THEIRS] = PeerError("connection refused")
+    roster, book = world.ours.roster, world.ours.storage.book
+    drive(world.clock, roster.start([Listing(THEIRS, Direction.DOWN)]))
+    drive(world.clock, roster.add(ADDED))
+    entry = LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, 0)
+    drive(world.clock, book.write_ledger(THEIRS, {ids[0]: entry}, []))
+    drive(world.clock, roster.stop())
+    assert configured(world) == {THEIRS: True, ADDED: False}
+    assert restart(world, Listing(THEIRS)) == []
+    assert drive(world.clock, book.residues(THEIRS)) == {Residue.UNFETCHABLE: 1}
+    said = f"{THEIRS}: not listed any more, the configuration is without it"
+    assert restart(world) == [said]
+    assert configured(world) == {ADDED: False}
+    assert drive(world.clock, book.residues(THEIRS)) == {}
+    assert restart(world) == []
+
+
+def test_a_peer_that_was_added_and_is_configured_later_is_the_configurations() -> None:
+    world = World()
+    drive(world.clock, world.ours.roster.add(ADDED))
+    assert restart(world) == []
+    assert restart(world, Listing(ADDED)) == []
+    assert configured(world) == {ADDED: True}
+    assert len(restart(world)) == 1
+    assert configured(world) == {}
+
+
+def test_a_peer_that_is_visited_as_the_start_lists_it_is_the_configurations() -> None:
+    world = World()
+    roster = world.ours.roster
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    terms = Listing(THEIRS, Direction.DOWN, tail=False)
+    drive(world.clock, roster.start([terms]))
+    settle(world.clock)
+    assert running.called
+    assert configured(world) == {THEIRS: True}
+    assert drive(world.clock, roster.describe(THEIRS, 0)).direction is Direction.DOWN
+    drive(world.clock, roster.stop())
 
 
 OLD = {

@@ -32,6 +32,11 @@ from negd.peers.urls import canonical, target
         ("wss://straße.example", "wss://xn--strae-oqa.example"),
         ("wss://日本語。example", "wss://xn--wgv71a119e.example"),
         ("wss://relay_1.example", "wss://relay_1.example"),
+        ("wss://_relay.my-host_", "wss://_relay.my-host_"),
+        ("wss://xn--ls8h.la", "wss://xn--ls8h.la"),
+        ("wss://a" + ".b" * 126, "wss://a" + ".b" * 126),
+        ("wss://" + "a" * 63 + ".example", "wss://" + "a" * 63 + ".example"),
+        ("relay.example/" + "x" * 1004, "wss://relay.example/" + "x" * 1004),
     ],
 )
 def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
@@ -63,6 +68,16 @@ def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
         "wss://user@relay.example",
         "wss://relay.exa\nmple",
         "wss://a\x00b",
+        "wss://ho%73t",
+        "wss://host\\evil",
+        "wss://ex*mple",
+        "wss://xn--",
+        "wss://-bad-.com",
+        "wss://good.bad-.com",
+        "wss://" + "a" * 64 + ".example",
+        "wss://a" + ".b" * 127,
+        "wss://relay.example/" + "x" * 5000,
+        "relay.example/" + "x" * 1005,
     ],
 )
 def test_what_is_no_relay_is_refused_by_name(given: str) -> None:
@@ -91,3 +106,9 @@ def test_other_targets_are_made_canonical() -> None:
     assert target("Relay.Example/", may_be_private=False) == "wss://relay.example"
     with pytest.raises(ConfigError, match="expected ws://HOST"):
         target("http://relay.example", may_be_private=False)
+
+
+def test_a_complaint_about_a_long_url_is_short() -> None:
+    with pytest.raises(ConfigError, match=r"longer than 1,024 characters") as caught:
+        canonical("wss://relay.example/" + "x" * 1_000_000)
+    assert len(caught.value.text) < 400

@@ -822,7 +822,7 @@ class StorageContract(AnswersContract):
     # --- peers ----------------------------------------------------------------------------------
 
     def test_peers_are_kept_with_their_state(self, stand: Stand) -> None:
-        failed = PeerState(5, 7, PeerStatus.ERROR, "gone: \u2028", 2, 12.5)
+        failed = PeerState(5, 7, PeerStatus.ERROR, "gone: \u2028", 2, 12.5, configured=True)
         stand.wait(stand.book.put("wss://a.example", PeerState()))
         stand.wait(stand.book.put("wss://b.example/" + "x" * 900, PeerState(last_sync=3)))
         stand.wait(stand.book.put("wss://a.example", failed))

@@ -76,6 +76,25 @@ def test_stated_limits_are_kept_from_the_start(most: int) -> None:
     assert most_open == max(1, most - 1)
 
 
+@pytest.mark.parametrize("length", [1, 100, 4095])
+def test_a_length_that_no_event_fits_in_is_not_believed(length: int) -> None:
+    said = RelayDocument(max_message_length=length)
+    assert suited(OURS, said) == OURS
+    world = World()
+    world.ours.hold(events[:5])
+    world.theirs.hold(events[5:10])
+    progress = drive(world.clock, run_of(world, said).run())
+    assert (progress.sent, progress.rejected, progress.fetched) == (5, 0, 5)
+
+
+def test_the_shortest_length_that_is_believed_is_kept_to() -> None:
+    world = World()
+    world.ours.hold([*events[:3], alice.sign(created_at=9, content="x" * 4096)])
+    progress = drive(world.clock, run_of(world, RelayDocument(max_message_length=4096)).run())
+    assert (progress.sent, progress.rejected) == (3, 1)
+    assert dict(progress.reasons) == {"longer than the 4096 bytes the peer reads": 1}
+
+
 class NeverOk(ConversationPeer):
     """Their node, which leaves events unanswered.
 

@@ -11,7 +11,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from negd.nostr.messages import Notice, encode_notice
+from negd.nostr.messages import NegMsg, encode_neg_msg
 from negd.settings import PeerSettings, SyncSettings
 from negd.testing.listeners import RecordingListener
 from negd.testing.relays import Act, LoopbackRelay, Octets, ScriptedRelay, until
@@ -21,7 +21,7 @@ from negd.websocket.terms import terms_of
 
 reactor: Any = installed_reactor
 
-TEXTS = ["hello", "x" * 1_000_000, "häß 🤙" * 100, ""]
+MESSAGES = [b"hello", b"x" * 1_000_000, "häß 🤙".encode() * 100, b""]
 
 
 def accept(offers: Iterable[Any]) -> PerMessageDeflateOfferAccept | None:
@@ -70,10 +70,10 @@ class CompressionTests(TestCase):
 
     async def octets_of(self, link: PeerLink) -> tuple[int, int]:
         """Octets sent and received for messages that are echoed."""
-        for text in TEXTS:
-            link.send(encode_notice(text))
-        await until(reactor, lambda: len(self.listener.messages) == len(TEXTS))
-        self.assertEqual(self.listener.messages, [Notice(text) for text in TEXTS])
+        for message in MESSAGES:
+            link.send(encode_neg_msg("a", message))
+        await until(reactor, lambda: len(self.listener.messages) == len(MESSAGES))
+        self.assertEqual(self.listener.messages, [NegMsg("a", message) for message in MESSAGES])
         statistics = link.trafficStats
         return statistics.outgoingOctetsWireLevel, statistics.incomingOctetsWireLevel
 

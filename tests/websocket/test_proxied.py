@@ -21,7 +21,7 @@ from zope.interface import implementer
 from negd.errors import PeerError
 from negd.interfaces import IPeerLink
 from negd.nostr.document import RelayDocument
-from negd.nostr.messages import Notice, encode_notice
+from negd.nostr.messages import NegMsg, Notice, encode_neg_msg, encode_notice
 from negd.settings import PeerSettings, SyncSettings
 from negd.testing.certificates import certificate_for
 from negd.testing.listeners import RecordingListener
@@ -129,10 +129,10 @@ class PproxyTests(ProxyCase):
     async def echo(self, url: str, proxy: str) -> None:
         """Messages go both ways, large ones too."""
         link = await self.dial(url, proxy)
-        for count, text in enumerate(("hello", "x" * 1_000_000), 1):
-            link.send(encode_notice(text))
+        for count, message in enumerate((b"hello", b"x" * 1_000_000), 1):
+            link.send(encode_neg_msg("a", message))
             await until(reactor, partial(self.has_heard, count))
-            self.assertEqual(self.listener.messages[-1], Notice(text))
+            self.assertEqual(self.listener.messages[-1], NegMsg("a", message))
 
     def has_heard(self, count: int) -> bool:
         return len(self.listener.messages) == count

@@ -59,7 +59,7 @@ class Peer(_message.Message):
     def __init__(self, url: _Optional[str] = ..., listed: bool = ..., direction: _Optional[str] = ..., filter: _Optional[str] = ..., interval: _Optional[float] = ..., tail: bool = ..., linked: bool = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., residues: _Optional[_Mapping[str, int]] = ..., entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., proxy: _Optional[str] = ..., compression: bool = ..., max_rate: _Optional[int] = ..., max_events: _Optional[int] = ..., elsewhere: bool = ...) -> None: ...
 
 class PeerState(_message.Message):
-    __slots__ = ("last_sync", "events_synced", "status", "last_error", "consecutive_failures", "next_sync", "profile")
+    __slots__ = ("last_sync", "events_synced", "status", "last_error", "consecutive_failures", "next_sync", "profile", "configured")
     LAST_SYNC_FIELD_NUMBER: _ClassVar[int]
     EVENTS_SYNCED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class PeerState(_message.Message):
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _ClassVar[int]
     NEXT_SYNC_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     last_sync: int
     events_synced: int
     status: str
@@ -74,7 +75,8 @@ class PeerState(_message.Message):
     consecutive_failures: int
     next_sync: float
     profile: PeerProfile
-    def __init__(self, last_sync: _Optional[int] = ..., events_synced: _Optional[int] = ..., status: _Optional[str] = ..., last_error: _Optional[str] = ..., consecutive_failures: _Optional[int] = ..., next_sync: _Optional[float] = ..., profile: _Optional[_Union[PeerProfile, _Mapping]] = ...) -> None: ...
+    configured: bool
+    def __init__(self, last_sync: _Optional[int] = ..., events_synced: _Optional[int] = ..., status: _Optional[str] = ..., last_error: _Optional[str] = ..., consecutive_failures: _Optional[int] = ..., next_sync: _Optional[float] = ..., profile: _Optional[_Union[PeerProfile, _Mapping]] = ..., configured: bool = ...) -> None: ...
 
 class PeerProfile(_message.Message):
     __slots__ = ("nip77", "found_at", "refusal", "max_records", "ids_per_request", "document", "described_at", "requests_in_flight", "frame_limit", "faults", "broken_off", "limited_at")
