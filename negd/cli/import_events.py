@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from negd.cli.arguments import add_store
 from negd.cli.meter import meter
+from negd.cli.rejects import Rejects
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -60,10 +61,5 @@ def _source(name: str) -> Iterator[BinaryIO]:
             yield file
 
 
-@contextmanager
-def _rejects(name: str | None) -> Iterator[TextIO | None]:
-    if name is None:
-        yield None
-    else:
-        with open(name, "w", encoding="utf-8") as file:
-            yield file
+def _rejects(name: str | None) -> AbstractContextManager[Rejects | None]:
+    return nullcontext() if name is None else Rejects(name)

@@ -70,14 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
     except OSError as error:
-        complain(f"{error.filename or 'cannot go on'}: {error.strerror or error}")
+        if error.filename or not isinstance(error, BrokenPipeError):
+            complain(f"{error.filename or 'cannot go on'}: {error.strerror or error}")
     except Exception as error:
         complain(f"internal error: {error!r}")
     else:
         return code
+    finally:
+        _forget_output()
     return 1
 
 
@@ -108,6 +109,10 @@ def make_parser(control: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _forget_stdout() -> None:
-    """The reader has gone: keep the interpreter from complaining when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _forget_output() -> None:
+    """Keep the interpreter from complaining at exit of what cannot be written."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -95,6 +95,42 @@ def test_bad_lines_are_a_failure_after_the_rest_is_stored(
     assert b"sound" in negctl("verify", "--store", store).stdout
 
 
+def bad_lines(folder: Path, jsonl: bytes) -> str:
+    """A file with more bad lines than buffers hold, after good ones."""
+    path = folder / "bad.jsonl"
+    path.write_bytes(jsonl + b"nonsense\n" * 2000)
+    return str(path)
+
+
+def test_rejects_that_cannot_be_written_end_the_import(
+    store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    path = bad_lines(tmp_path, jsonl)
+    done = negctl("import", path, "--store", store, "--rejects", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"\nnegctl: /dev/full: No space left on device\n")
+    assert b"  invalid     2,000\n" in done.stdout
+    assert negctl("verify", "--store", store).stdout.endswith(b" events: sound\n")
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "a closed pipe"])
+def test_a_stderr_that_cannot_be_written_ends_the_import(
+    stderr: str, store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing if stderr == "a closed pipe" else stderr, "wb") as closed:
+        done = subprocess.run(
+            [*NEGCTL, "import", bad_lines(tmp_path, jsonl), "--store", store],
+            stdout=subprocess.PIPE,
+            stderr=closed,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert b"  invalid     2,000\n" in done.stdout
+    assert negctl("verify", "--store", store).stdout.endswith(b" events: sound\n")
+
+
 def test_a_file_that_is_missing_is_named_and_no_store_is_made(store: str, tmp_path: Path) -> None:
     done = negctl("import", "none.jsonl", "--store", store)
     assert (done.returncode, done.stdout) == (1, b"")
