@@ -102,6 +102,34 @@ def bad_lines(folder: Path, jsonl: bytes) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("by", ["name", "link", "stdin"])
+def test_rejects_do_not_take_the_place_of_what_is_imported(
+    by: str, store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "in.jsonl", tmp_path / "link.jsonl"
+    path.write_bytes(jsonl)
+    os.link(path, other)
+    rejects = str(other if by == "link" else path)
+    source = "-" if by == "stdin" else str(path)
+    argv = ["import", source, "--store", store, "--rejects", rejects]
+    with path.open("rb") as file:
+        done = subprocess.run([*NEGCTL, *argv], stdin=file, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    refusal = f"negctl: --rejects {rejects} is the file that is to be imported\n"
+    assert done.stderr.decode() == refusal
+    assert path.read_bytes() == jsonl
+    assert not (tmp_path / "store").exists()
+
+
+def test_rejects_of_before_stay_where_the_store_cannot_be_opened(tmp_path: Path) -> None:
+    rejects, no_store = tmp_path / "rejects", tmp_path / "file"
+    rejects.write_bytes(b"of before")
+    no_store.write_bytes(b"")
+    argv = ("--store", f"lmdb:{no_store}", "--rejects", str(rejects))
+    assert negctl("import", "-", *argv, stdin=b"nonsense\n").returncode == 1
+    assert rejects.read_bytes() == b"of before"
+
+
 def test_rejects_that_cannot_be_written_end_the_import(
     store: str, jsonl: bytes, tmp_path: Path
 ) -> None:
