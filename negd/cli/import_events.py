@@ -15,6 +15,7 @@ from negd.cli.arguments import add_store
 from negd.cli.meter import meter
 from negd.cli.output import complain
 from negd.cli.rejects import Rejects
+from negd.errors import ConfigError
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _source(name: str) -> Iterator[BinaryIO]:
     if name == "-":
+        if sys.stdin is None:
+            raise ConfigError("standard input is closed")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:

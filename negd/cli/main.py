@@ -42,6 +42,8 @@ _THRESHOLD = 50_000
 """Objects made, and not gone, after which garbage is looked for. Nearly all that a command makes
 by then it has imported, and keeps: Python's 700 cost a start a seventh of its time."""
 
+_STDERR = 2
+
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 and the signal's number."""
 
@@ -61,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :raises SystemExit: for ``--help``, ``--version`` and misuse.
     """
     gc.set_threshold(_THRESHOLD)
+    _fill_closed_descriptors()
+    if sys.stdout is None:
+        complain("standard output is closed")
+        return 1
     args = make_parser(os.environ.get("NEGD_CONTROL") or DEFAULT_CONTROL).parse_args(argv)
     try:
         code: int = args.run(args)
@@ -109,9 +115,18 @@ def make_parser(control: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _fill_closed_descriptors() -> None:
+    """Let no store be opened where standard streams belong: what is said would get into it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 def _forget_output() -> None:
     """Keep the interpreter from complaining at exit of what cannot be written."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:

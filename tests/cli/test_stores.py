@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -251,6 +252,24 @@ def test_a_reader_that_goes_away_ends_the_export_quietly(store: str, jsonl: byte
     assert process.stderr.read() == b""
     assert process.wait(60) == 1
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "out", "err"),
+    [
+        ("import - <&-", 1, "", "negctl: standard input is closed\n"),
+        ("export >&-", 1, "", "negctl: standard output is closed\n"),
+        ("verify >&-", 1, "", "negctl: standard output is closed\n"),
+        ("verify 2>&-", 0, "verified 1 event: sound\n", ""),
+        ("verify <&- 2>&-", 0, "verified 1 event: sound\n", ""),
+        ("verify >&- 2>&-", 1, "", ""),
+    ],
+)
+def test_closed_descriptors(store: str, command: str, status: int, out: str, err: str) -> None:
+    negctl("import", "-", "--store", store, stdin=next(sample_events(1)).encode())
+    line = f"{shlex.join(NEGCTL)} {command} --store {shlex.quote(store)}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
 
 
 def test_an_import_into_memory_says_that_nothing_is_kept(jsonl: bytes) -> None:
