@@ -456,13 +456,22 @@ def _lock(folder: str) -> tuple[int, bool]:
     :returns: what to unlock, and whether the writer before ended without doing so.
     """
     with storage_errors(f"store {folder} cannot be opened"):
-        os.makedirs(folder, exist_ok=True)
+        _make_folder(folder)
         descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             return descriptor, _own(folder, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:
+        raise StorageError(
+            f"store {folder} cannot be opened: {error.filename} is a file, not a folder"
+        ) from None
 
 
 def _own(folder: str, descriptor: int) -> bool:
