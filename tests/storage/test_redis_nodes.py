@@ -130,6 +130,17 @@ def test_server_that_says_nothing_is_given_up() -> None:
     assert transport.disconnected
 
 
+def test_a_link_that_is_ended_for_another_one_tells_that_ones_reason() -> None:
+    protocol, transport = _Protocol(Clock()), StringTransportWithDisconnection()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    link = Link(ServerAddress("h", 1), protocol, Clock())
+    failures: list[str] = []
+    link.command("PING").addErrback(lambda failure: failures.append(str(failure.value)))
+    link.abort("Connection was closed cleanly")
+    assert failures == ["redis h:1: Connection was closed cleanly"]
+
+
 # --- several nodes ------------------------------------------------------------------------------
 
 
@@ -533,6 +544,8 @@ def test_whatever_fails_while_connecting_is_tried_again(
         one.ingest(event)
         secret.write_bytes(b"\xff\xfe")
         server.kill()
+        one.until(lambda: complaint(one) != "")
+        assert "abortConnection" not in complaint(one)
         one.until(lambda: "it is not UTF-8" in complaint(one))
         with monkeypatch.context() as patch:
             patch.setattr(ServerAddress, "endpoint", broken)

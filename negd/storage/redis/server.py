@@ -127,7 +127,7 @@ class Server:
     async def _stay(self, calls: Link, feed: Link) -> None:
         """Return when one of the links is lost."""
         self._links = (calls, feed)
-        calls.lost.addCallback(lambda _: feed.abort())
+        calls.lost.addCallback(lambda _: feed.abort(calls.reason))
         try:
             await self._follow(feed)
         except CancelledError:
