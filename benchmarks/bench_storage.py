@@ -1,4 +1,4 @@
-"""The embedded store: import, start, snapshots with their first fingerprints, fetches.
+"""The embedded store: import, export, start, snapshots with their first fingerprints, fetches.
 
 Goals are for a machine of two cores; ``reference`` is what strfry took on one like it, with the
 same corpus.  The store of ``STORED`` events is made once, from events taken as checked, and kept
@@ -113,7 +113,7 @@ def writer(stand: Stand) -> bytes:
         return max((cursor.count(), key) for key in cursor.iternext_nodup(values=False))[1]
 
 
-# --- import -------------------------------------------------------------------------------------
+# --- import and export --------------------------------------------------------------------------
 
 
 class Memory(Thread):
@@ -172,6 +172,18 @@ def test_import(benchmark: Any, tmp_path: Path) -> None:
     benchmark.extra_info["MB of memory (goal 300)"] = round(memory / 1e6)
     ratio = disk(tmp_path / "0") / source.stat().st_size
     benchmark.extra_info["disk / JSON (goal 1.6, strfry 2.2)"] = round(ratio, 2)
+
+
+def test_export(benchmark: Any, tmp_path: Path) -> None:
+    """All of a store that another process could be writing to."""
+    import_lines(corpus(IMPORTED), tmp_path / "store")
+    command = [sys.executable, "-m", "negd.cli", "export", "--store", f"lmdb:{tmp_path / 'store'}"]
+
+    def export() -> None:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+    benchmark.pedantic(export, rounds=ROUNDS)
+    benchmark.extra_info["events/s"] = round(IMPORTED / benchmark.stats.stats.median)
 
 
 def disk(folder: Path) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from negd.cli.arguments import add_store
 from negd.cli.meter import meter
+from negd.cli.output import complain
+from negd.cli.rejects import Rejects
+from negd.errors import ConfigError
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -35,18 +40,22 @@ def run(args: argparse.Namespace) -> int:
     if args.store == "memory:":
         print("negctl: store memory: keeps nothing; the events are only checked", file=sys.stderr)
     name = "standard input" if args.file == "-" else args.file
-    with _source(args.file) as file, _rejects(args.rejects) as rejects:
+    with _source(args.file) as file:
+        if args.rejects is not None and _is_file_of(args.rejects, file):
+            complain(f"--rejects {args.rejects} is the file that is to be imported")
+            return 2
 
         async def work(reactor: Any, storage: IStorage) -> int:
-            shown = meter(f"import {name}", "B")
-            report = Report(shown, rejects)
-            began = monotonic()
-            try:
-                await import_events(reactor, storage.events, file, report)
-            finally:
-                shown.close()
-                print(report.text(name, monotonic() - began), flush=True)
-            return 1 if report.bad else 0
+            with _rejects(args.rejects) as rejects:
+                shown = meter(f"import {name}", "B")
+                report = Report(shown, rejects)
+                began = monotonic()
+                try:
+                    await import_events(reactor, storage.events, file, report)
+                finally:
+                    shown.close()
+                    print(report.text(name, monotonic() - began), flush=True)
+                return 1 if report.bad else 0
 
         return run_on_store(args.store, work, read_only=False)
 
@@ -54,16 +63,21 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _source(name: str) -> Iterator[BinaryIO]:
     if name == "-":
+        if sys.stdin is None:
+            raise ConfigError("standard input is closed")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:
             yield file
 
 
-@contextmanager
-def _rejects(name: str | None) -> Iterator[TextIO | None]:
-    if name is None:
-        yield None
-    else:
-        with open(name, "w", encoding="utf-8") as file:
-            yield file
+def _is_file_of(name: str, file: BinaryIO) -> bool:
+    """Whether a plain file that is open has that name, among others."""
+    opened = os.fstat(file.fileno())
+    with suppress(OSError):  # what is the matter is told when it is opened
+        return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, os.stat(name))
+    return False
+
+
+def _rejects(name: str | None) -> AbstractContextManager[Rejects | None]:
+    return nullcontext() if name is None else Rejects(name)

@@ -7,7 +7,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, Protocol
 
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
@@ -31,6 +31,13 @@ NAMED = 10
 """Bad lines that are named on stderr; further ones are counted."""
 
 
+class Notes(Protocol):
+    """Where bad lines are noted."""
+
+    def write(self, text: str, /) -> object:
+        """Write some text; it may raise OSError."""
+
+
 class Report:
     """What became of the lines.
 
@@ -38,7 +45,7 @@ class Report:
     :param rejects: where every bad line is noted, if anywhere.
     """
 
-    def __init__(self, shown: Meter, rejects: TextIO | None = None) -> None:
+    def __init__(self, shown: Meter, rejects: Notes | None = None) -> None:
         self._shown = shown
         self._rejects = rejects
         self.outcomes = dict.fromkeys(Outcome, 0)
@@ -49,7 +56,10 @@ class Report:
         return self.outcomes[Outcome.INVALID]
 
     def judged(self, number: int, verdict: Verdict) -> None:
-        """Count a line; name it if it is one of the first bad ones."""
+        """Count a line; name it if it is one of the first bad ones.
+
+        :raises OSError: it cannot be named or noted; it is counted.
+        """
         self.outcomes[verdict.outcome] += 1
         if verdict.outcome is not Outcome.INVALID:
             return
@@ -79,7 +89,7 @@ async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report
 
     :param reactor: an IReactorFromThreads and IReactorTime with a thread pool.
     :raises negd.errors.StorageError: the store failed; nothing further was handed to it.
-    :raises OSError: the file cannot be read.
+    :raises OSError: the file cannot be read, or what became of it not be told.
     """
     gc.freeze()  # the modules stay: looking through them for garbage takes a tenth of the time
     checkers = Checkers(reactor)
@@ -107,7 +117,7 @@ class _Pipeline:
     What is checked is handed to the store once it is :data:`TOGETHER`, or all that was read.
 
     :param told: called when batches have been told of.
-    :ivar failure: why nothing further is stored.
+    :ivar failure: why nothing further is stored: the first of what went wrong.
     """
 
     def __init__(
@@ -179,11 +189,18 @@ class _Pipeline:
             self.failure = self.failure or error
         await turn
         for number, verdict in zip(numbers, verdicts, strict=False):
-            self._report.judged(number, verdict)
-        self._told()
+            self._try(self._report.judged, number, verdict)
+        self._try(self._told)
         self._telling.release()
         for _ in range(batches):
             self._places.release()
+
+    def _try(self, tell: Callable[..., None], *what: object) -> None:
+        """Whoever does not get told, all that was stored is counted."""
+        try:
+            tell(*what)
+        except Exception as error:
+            self.failure = self.failure or error
 
     async def _verdicts(self, judged: Checked) -> list[Verdict]:
         """One for each line, once what is valid is stored."""

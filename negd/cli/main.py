@@ -42,6 +42,8 @@ _THRESHOLD = 50_000
 """Objects made, and not gone, after which garbage is looked for. Nearly all that a command makes
 by then it has imported, and keeps: Python's 700 cost a start a seventh of its time."""
 
+_STDERR = 2
+
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 and the signal's number."""
 
@@ -61,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :raises SystemExit: for ``--help``, ``--version`` and misuse.
     """
     gc.set_threshold(_THRESHOLD)
+    _fill_closed_descriptors()
+    if sys.stdout is None:
+        complain("standard output is closed")
+        return 1
     args = make_parser(os.environ.get("NEGD_CONTROL") or DEFAULT_CONTROL).parse_args(argv)
     try:
         code: int = args.run(args)
@@ -70,14 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
     except OSError as error:
-        complain(f"{error.filename or 'cannot go on'}: {error.strerror or error}")
+        if error.filename or not isinstance(error, BrokenPipeError):
+            complain(f"{error.filename or 'cannot go on'}: {error.strerror or error}")
     except Exception as error:
         complain(f"internal error: {error!r}")
     else:
         return code
+    finally:
+        _forget_output()
     return 1
 
 
@@ -108,6 +115,19 @@ def make_parser(control: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _forget_stdout() -> None:
-    """The reader has gone: keep the interpreter from complaining when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _fill_closed_descriptors() -> None:
+    """Let no store be opened where standard streams belong: what is said would get into it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from complaining at exit of what cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

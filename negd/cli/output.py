@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"negctl: {plain(text)}", file=sys.stderr)
+    """One line on stderr, if anybody reads it."""
+    with suppress(OSError):
+        print(f"negctl: {plain(text)}", file=sys.stderr)
 
 
 def plain(text: str) -> str:

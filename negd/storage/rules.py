@@ -67,14 +67,16 @@ def take(shelf: Shelf, filing: Filing, now: float) -> Outcome:
 
 
 def _obey(shelf: Shelf, deletion: Filing) -> None:
-    """Delete what is there, and keep it and what is not there yet from coming (NIP-09)."""
+    """Delete what is there, and keep it and what is not there yet from coming (NIP-09).
+
+    Every id is remembered, whatever is held under it, though that matters for the author's own
+    events only: so it can be told later from the deletion alone whether anything is forgotten.
+    """
     asked, author = deletions_of(deletion.event), deletion.author
     for event_id in asked.ids:
+        shelf.forbid_id(event_id, author)
         held = shelf.held(event_id)
-        if held is None:
-            shelf.forbid_id(event_id, author)
-        elif held.author == author and held.kind != DELETION:
-            shelf.forbid_id(event_id, author)
+        if held is not None and is_deletable(held, author):
             shelf.remove(held)
     until = deletion.record[:8]
     for address in asked.addresses:
@@ -82,3 +84,8 @@ def _obey(shelf: Shelf, deletion: Filing) -> None:
         holder = shelf.holder(address.key)
         if holder is not None and holder.record[:8] <= until:
             shelf.remove(holder)
+
+
+def is_deletable(held: Filing, author: bytes) -> bool:
+    """Whether a deletion of that author that names the event removes it."""
+    return held.author == author and held.kind != DELETION

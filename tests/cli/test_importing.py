@@ -39,6 +39,13 @@ class Shown:
         pass
 
 
+class Full:
+    """A file on a full disk."""
+
+    def write(self, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+
 class ImportTests(TestCase):
     timeout = 60
 
@@ -157,6 +164,25 @@ class ImportTests(TestCase):
         with path.open("rb") as file, self.assertRaises(StorageError):
             await import_events(reactor, self.store, file, self.report)
         self.assertEqual(self.counts(), {})
+
+    async def test_bad_lines_that_cannot_be_noted_end_the_import(self) -> None:
+        self.report = Report(self.shown, Full())
+        self.patch(lines, "_PIECE", 100)
+        good = [alice.sign(created_at=1000 + n) for n in range(50)]
+        with self.assertRaises(OSError):
+            await self.load(good[0], b"x", b"y", *good[1:])
+        held = await self.store.count(EVERYTHING)
+        self.assertGreater(held, 0)
+        self.assertEqual(self.counts(), {"stored": held, "invalid": 2})
+
+    async def test_progress_that_cannot_be_shown_ends_the_import(self) -> None:
+        def closed(*_: object) -> None:
+            raise BrokenPipeError
+
+        self.patch(self.shown, "show", closed)
+        with self.assertRaises(BrokenPipeError):
+            await self.load(alice.sign(created_at=1000))
+        self.assertEqual(self.counts(), {"stored": 1})
 
     def test_the_summary_has_every_outcome(self) -> None:
         for number, outcome in enumerate(Outcome):

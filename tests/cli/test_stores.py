@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,6 +94,70 @@ def test_bad_lines_are_a_failure_after_the_rest_is_stored(
     assert done.stdout.endswith(b"  invalid       1\n")
     assert rejects.read_bytes().startswith(b"line 1: not an event: ")
     assert b"sound" in negctl("verify", "--store", store).stdout
+
+
+def bad_lines(folder: Path, jsonl: bytes) -> str:
+    """A file with more bad lines than buffers hold, after good ones."""
+    path = folder / "bad.jsonl"
+    path.write_bytes(jsonl + b"nonsense\n" * 2000)
+    return str(path)
+
+
+@pytest.mark.parametrize("by", ["name", "link", "stdin"])
+def test_rejects_do_not_take_the_place_of_what_is_imported(
+    by: str, store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "in.jsonl", tmp_path / "link.jsonl"
+    path.write_bytes(jsonl)
+    os.link(path, other)
+    rejects = str(other if by == "link" else path)
+    source = "-" if by == "stdin" else str(path)
+    argv = ["import", source, "--store", store, "--rejects", rejects]
+    with path.open("rb") as file:
+        done = subprocess.run([*NEGCTL, *argv], stdin=file, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    refusal = f"negctl: --rejects {rejects} is the file that is to be imported\n"
+    assert done.stderr.decode() == refusal
+    assert path.read_bytes() == jsonl
+    assert not (tmp_path / "store").exists()
+
+
+def test_rejects_of_before_stay_where_the_store_cannot_be_opened(tmp_path: Path) -> None:
+    rejects, no_store = tmp_path / "rejects", tmp_path / "file"
+    rejects.write_bytes(b"of before")
+    no_store.write_bytes(b"")
+    argv = ("--store", f"lmdb:{no_store}", "--rejects", str(rejects))
+    assert negctl("import", "-", *argv, stdin=b"nonsense\n").returncode == 1
+    assert rejects.read_bytes() == b"of before"
+
+
+def test_rejects_that_cannot_be_written_end_the_import(
+    store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    path = bad_lines(tmp_path, jsonl)
+    done = negctl("import", path, "--store", store, "--rejects", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"\nnegctl: /dev/full: No space left on device\n")
+    assert b"  invalid     2,000\n" in done.stdout
+    assert negctl("verify", "--store", store).stdout.endswith(b" events: sound\n")
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "a closed pipe"])
+def test_a_stderr_that_cannot_be_written_ends_the_import(
+    stderr: str, store: str, jsonl: bytes, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing if stderr == "a closed pipe" else stderr, "wb") as closed:
+        done = subprocess.run(
+            [*NEGCTL, "import", bad_lines(tmp_path, jsonl), "--store", store],
+            stdout=subprocess.PIPE,
+            stderr=closed,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert b"  invalid     2,000\n" in done.stdout
+    assert negctl("verify", "--store", store).stdout.endswith(b" events: sound\n")
 
 
 def test_a_file_that_is_missing_is_named_and_no_store_is_made(store: str, tmp_path: Path) -> None:
@@ -187,6 +252,24 @@ def test_a_reader_that_goes_away_ends_the_export_quietly(store: str, jsonl: byte
     assert process.stderr.read() == b""
     assert process.wait(60) == 1
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "out", "err"),
+    [
+        ("import - <&-", 1, "", "negctl: standard input is closed\n"),
+        ("export >&-", 1, "", "negctl: standard output is closed\n"),
+        ("verify >&-", 1, "", "negctl: standard output is closed\n"),
+        ("verify 2>&-", 0, "verified 1 event: sound\n", ""),
+        ("verify <&- 2>&-", 0, "verified 1 event: sound\n", ""),
+        ("verify >&- 2>&-", 1, "", ""),
+    ],
+)
+def test_closed_descriptors(store: str, command: str, status: int, out: str, err: str) -> None:
+    negctl("import", "-", "--store", store, stdin=next(sample_events(1)).encode())
+    line = f"{shlex.join(NEGCTL)} {command} --store {shlex.quote(store)}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
 
 
 def test_an_import_into_memory_says_that_nothing_is_kept(jsonl: bytes) -> None:

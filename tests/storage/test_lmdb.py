@@ -26,7 +26,7 @@ from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.packed import pack
 from negd.settings import StoreSettings
-from negd.storage.lmdb import reader, writer
+from negd.storage.lmdb import reader, store, writer
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.lmdb.rewrite import rewrite
@@ -44,6 +44,7 @@ from tests.storage.contract import (
     Stand,
     StorageContract,
     assert_answers,
+    in_order,
     note,
 )
 
@@ -98,8 +99,17 @@ class TestLmdbWalkingLists(InAFolder, AnswersContract):
     @pytest.fixture(autouse=True)
     def all_lists_are_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reader, "_WHOLE", 2)
+        monkeypatch.setattr(reader, "_SEEKS", 0)
         monkeypatch.setattr(reader, "_PATIENCE", 3)
         monkeypatch.setattr(reader, "_STEPS", 1)
+
+
+class TestLmdbWalkingThroughEverything(TestLmdbWalkingLists):
+    """And so do those for all or a span of time, where no record set is kept of them."""
+
+    @pytest.fixture(autouse=True)
+    def no_set_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "find", lambda sets, wanted: None)
 
 
 class TestLmdbIntersectingLists(InAFolder, AnswersContract):
@@ -191,6 +201,23 @@ def test_expired_events_that_cannot_be_removed_are_left_out(
         assert_answers(stand, [stays], EVERYTHING)
     with opened(tmp_path) as stand:
         assert len(stand.ids()) == 1, "the sweep was tried again"
+
+
+@pytest.mark.parametrize("kinds", [3, 300])
+def test_a_page_of_everything_takes_no_look_at_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: int
+) -> None:
+    """Where there are no record sets: an export would look at all events for every page."""
+    events = [note(NOW - n // 2, kind=1000 + n % kinds, content=str(n)) for n in range(900)]
+    with opened(tmp_path) as stand:
+        stand.ingest(*events)
+    monkeypatch.setattr(reader, "_WHOLE", 100)
+    monkeypatch.setattr(reader, "_SEEKS", 2)
+    monkeypatch.delattr(reader._View, "snapshot")
+    with opened(tmp_path, read_only=True) as stand:
+        for wanted in (EVERYTHING, Filter(since=NOW - 300, until=NOW - 7)):
+            expected = in_order(event for event in events if wanted.matches(event))
+            assert stand.listing(wanted, 100) == expected
 
 
 def test_read_only_takes_nothing(tmp_path: Path) -> None:
@@ -306,7 +333,10 @@ def test_map_grows_under_writers_and_readers(tmp_path: Path) -> None:
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("x")
-    with pytest.raises(StorageError, match="cannot be opened"), opened(tmp_path / "store"):
+    refusal = pytest.raises(
+        StorageError, match=r"cannot be opened: .*/store is a file, not a folder"
+    )
+    with refusal, opened(tmp_path / "store"):
         pass
 
 

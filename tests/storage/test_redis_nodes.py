@@ -30,9 +30,11 @@ from negd.testing.events import sample_events
 from negd.testing.ports import free_port
 from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.contract import NOW, note
-from tests.storage.redis_nodes import needs_server, opened
+from tests.storage.redis_nodes import Node, needs_server, opened
 
 ROOT = Path(__file__).parents[2]
+
+EMPTY_CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 # --- store strings ------------------------------------------------------------------------------
 
@@ -92,6 +94,25 @@ def test_password_file_that_is_not_there(reactor: OwnReactor) -> None:
         reactor.wait(open_store("redis:127.0.0.1:1:password-file=/nowhere", reactor))
 
 
+@pytest.mark.parametrize(
+    "option, content, complaint",
+    [
+        ("password-file", b"\xff\xfe", "it is not UTF-8"),
+        ("tls=yes:authority", b"nonsense", "it is no PEM file of what is needed"),
+        ("tls=yes:authority", EMPTY_CERTIFICATE, "it is no PEM file of what is needed"),
+        ("tls=yes:certificate", b"nonsense", "it is no PEM file of what is needed"),
+        ("tls=yes:certificate", EMPTY_CERTIFICATE, "it is no PEM file of what is needed"),
+    ],
+)
+def test_file_that_is_not_what_it_should_be(
+    reactor: OwnReactor, tmp_path: Path, option: str, content: bytes, complaint: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=f"^redis 127.0.0.1:1: {path}: {complaint}$"):
+        reactor.wait(open_store(f"redis:127.0.0.1:1:{option}={path}", reactor))
+
+
 def test_server_that_says_nothing_is_given_up() -> None:
     clock = Clock()
     protocol = _Protocol(clock)
@@ -107,6 +128,17 @@ def test_server_that_says_nothing_is_given_up() -> None:
     clock.advance(0.2)
     assert failures == ["redis h:1: no answer"] * 2
     assert transport.disconnected
+
+
+def test_a_link_that_is_ended_for_another_one_tells_that_ones_reason() -> None:
+    protocol, transport = _Protocol(Clock()), StringTransportWithDisconnection()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    link = Link(ServerAddress("h", 1), protocol, Clock())
+    failures: list[str] = []
+    link.command("PING").addErrback(lambda failure: failures.append(str(failure.value)))
+    link.abort("Connection was closed cleanly")
+    assert failures == ["redis h:1: Connection was closed cleanly"]
 
 
 # --- several nodes ------------------------------------------------------------------------------
@@ -493,6 +525,46 @@ def test_cluster_keeps_a_store_on_one_node(reactor: OwnReactor, tmp_path: Path) 
 
 
 @needs_server
+@needs_server
+def test_whatever_fails_while_connecting_is_tried_again(
+    reactor: OwnReactor, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password file in the middle of being changed, then something that nobody thought of."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"")
+    attempts = 0
+
+    def broken(address: ServerAddress, reactor: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise ZeroDivisionError
+
+    with opened(reactor, server, f":password-file={secret}") as one:
+        event = note()
+        one.ingest(event)
+        secret.write_bytes(b"\xff\xfe")
+        server.kill()
+        one.until(lambda: complaint(one) != "")
+        assert "abortConnection" not in complaint(one)
+        one.until(lambda: "it is not UTF-8" in complaint(one))
+        with monkeypatch.context() as patch:
+            patch.setattr(ServerAddress, "endpoint", broken)
+            one.until(lambda: attempts > 1)
+            assert "ZeroDivisionError" in complaint(one)
+        secret.write_bytes(b"")
+        server.start()
+        one.until_known(event)
+
+
+def complaint(node: Node) -> str:
+    """Why a node has no server; empty where it has one."""
+    try:
+        node.reactor.wait(node.store.count(EVERYTHING))
+    except StorageError as error:
+        return error.text
+    return ""
+
+
 class TestTLS(TestCase):
     """TLS ends in front of the server, as it does in many places."""
 

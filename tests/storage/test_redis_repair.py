@@ -19,7 +19,7 @@ from negd.testing.events import sample_events
 from negd.testing.model import NaiveRelay
 from negd.testing.processes import negctl
 from negd.testing.redis_server import OwnReactor, RedisServer
-from tests.storage.contract import NOW, note
+from tests.storage.contract import ALICE, BOB, NOW, note
 from tests.storage.redis_nodes import Node, needs_server, opened
 
 
@@ -167,6 +167,51 @@ def test_whatever_is_lost_or_added_in_the_indexes_is_mended(
         ):
             matching = {event_id for event_id, event in kept.items() if wanted.matches(event)}
             assert one.ids(wanted) == matching
+
+
+@needs_server
+def test_forgotten_deletions_are_found_and_remembered(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    gone, back = note(content="gone"), note(content="back")
+    article = note(kind=30023, tags=[["d", "x"]])
+    deletion = note(
+        NOW + 1, kind=5, tags=[["e", gone.id], ["e", back.id], ["a", f"30023:{ALICE.pubkey}:x"]]
+    )
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        one.ingest(gone, back, article, deletion)
+        one.assert_sound()
+        redis = redis_of(one)
+        for name, problem in (
+            (b"deleted-ids", f"event {deletion.id}: what it deletes is not remembered"),
+            (b"deleted-addresses", f"event {deletion.id}: what it deletes is not remembered"),
+        ):
+            redis("DEL", name)
+            assert one.verify(repair=True).problems == [problem]
+            one.assert_sound()
+        marks = redis("SMEMBERS", b"deleted-ids")
+        redis("DEL", b"deleted-ids")
+        one.ingest(back)
+        redis("SADD", b"deleted-ids", *marks)
+        assert one.verify(repair=True).problems == [f"event {back.id}: is deleted"]
+        one.assert_sound()
+        assert other.ingest(gone, back, article) == [Outcome.DELETED] * 3
+        other.until(lambda: other.ids() == {deletion.id_bytes})
+
+
+@needs_server
+def test_deletions_of_what_is_not_theirs_are_sound(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    """Older stores remember none of these."""
+    theirs, earlier = note(author=BOB), note(kind=5)
+    vain = note(NOW + 1, kind=5, tags=[["e", theirs.id], ["e", earlier.id]])
+    with opened(reactor, server) as one:
+        one.ingest(theirs, earlier, vain)
+        redis_of(one)("DEL", b"deleted-ids")
+        one.assert_sound()
+        one.ingest(note(NOW + 2, kind=5, author=BOB, tags=[["e", theirs.id]]))
+        assert theirs.id_bytes not in one.ids()
 
 
 @needs_server

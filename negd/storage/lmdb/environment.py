@@ -168,6 +168,7 @@ class Environment:
     def _open(self) -> None:
         with storage_errors(f"store {self.folder} cannot be opened"), _entrance(self.folder):
             self._env = self._open_files()
+            self._env.reader_check()  # others may have it open, and have been open beside the dead
             # another process may put another file in the place of this one
             self._file = open(self.data, "rb", buffering=0)  # noqa: SIM115
             try:
@@ -351,11 +352,26 @@ class Environment:
         with self._reading(), storage_errors(f"store {self.folder}"):
             self._env.sync(True)
 
+    def forget_dead_readers(self) -> int:
+        """Take the places of readers from processes that ended without leaving them.
+
+        What such a reader saw would be kept for ever, and the file grow with every write.
+
+        :returns: how many there were.
+        """
+        with self._reading():
+            dead: int = self._env.reader_check()
+        return dead
+
     def grow(self) -> None:
-        """Double the map, once all read transactions have ended; new ones wait.
+        """Make room: what dead readers kept, or else a map of twice the size.
+
+        The map grows once all read transactions have ended; new ones wait.
 
         :raises lmdb.Error: the process may not have so much address space; all is as it was.
         """
+        if self.forget_dead_readers():
+            return
         size = 2 * self._env.info()["map_size"]
         try:
             # LMDB gives the map up before it asks for a larger one, and is lost without.
@@ -440,13 +456,22 @@ def _lock(folder: str) -> tuple[int, bool]:
     :returns: what to unlock, and whether the writer before ended without doing so.
     """
     with storage_errors(f"store {folder} cannot be opened"):
-        os.makedirs(folder, exist_ok=True)
+        _make_folder(folder)
         descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             return descriptor, _own(folder, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:
+        raise StorageError(
+            f"store {folder} cannot be opened: {error.filename} is a file, not a folder"
+        ) from None
 
 
 def _own(folder: str, descriptor: int) -> bool:

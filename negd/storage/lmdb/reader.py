@@ -44,8 +44,8 @@ _STEPS = 16
 _WHOLE = 5000
 """Postings that are read at once rather than walked over from the newest."""
 
-_FEW_LISTS = 256
-"""Lists that are walked over side by side; a filter may name ten thousands."""
+_SEEKS = 25
+"""To begin in a list costs as much as to read that many postings of whole ones."""
 
 _FEW = 1000
 """Authors times kinds that are looked up one by one."""
@@ -187,7 +187,7 @@ class _View:
         named = self._named(wanted)
         if named is not None:
             return self._matching(named, wanted)
-        conditions = self._conditions(wanted) or [self._everything()]
+        conditions = self._conditions(wanted)
         found = self._read(conditions[0], wanted)
         to_check = False
         for condition in conditions[1:]:
@@ -259,7 +259,7 @@ class _View:
     def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
         conditions = [] if self._named(wanted) is not None else self._conditions(wanted)
-        if conditions and conditions[0].size > _WHOLE and len(conditions[0].keys) <= _FEW_LISTS:
+        if conditions and _is_to_be_walked(conditions[0]):
             found = self._walk(conditions, wanted, after, most)
             if found is not None:
                 return found
@@ -300,7 +300,7 @@ class _View:
     # --- posting lists --------------------------------------------------------------------------
 
     def _conditions(self, wanted: Filter) -> list[_Condition]:
-        """The filter's conditions, the one with the shortest lists first."""
+        """The filter's conditions, the one with the shortest lists first; there is one at least."""
         databases = self._databases
         found = []
         if wanted.authors is not None:
@@ -310,7 +310,7 @@ class _View:
         for letter, values in wanted.tags:
             keys = (tag_key(letter, value) for value in values)
             found.append(self._condition(databases.tags, keys))
-        return sorted(found, key=lambda condition: condition.size)
+        return sorted(found, key=lambda condition: condition.size) or [self._everything()]
 
     def _condition(self, database: Database, keys: Iterable[bytes]) -> _Condition:
         cursor = self._txn.cursor(database)
@@ -357,6 +357,11 @@ class _View:
                 return None
         postings = _postings(found)
         return postings.distinct() if self._overlaps(condition) else postings
+
+
+def _is_to_be_walked(condition: _Condition) -> bool:
+    """Whether its lists, side by side, are too long to be read for a page."""
+    return condition.size > max(_WHOLE, _SEEKS * len(condition.keys))
 
 
 def _postings(values: list[bytes]) -> Postings:

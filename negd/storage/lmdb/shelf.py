@@ -218,12 +218,17 @@ class LmdbShelf:
 
     def is_forbidden(self, filing: Filing) -> bool:
         """See :class:`negd.storage.rules.Shelf`."""
-        get, databases, record = self._txn.get, self._databases, filing.record
-        if get(record[8:] + filing.author, db=databases.deleted_ids) is not None:
+        if self.forbids_id(filing.id_bytes, filing.author):
             return True
-        if filing.address is None:
-            return False
-        until = get(address_key(filing.address), db=databases.deleted_addresses)
+        return filing.address is not None and self.forbids_address(filing.address, filing.record)
+
+    def forbids_id(self, event_id: bytes, author: bytes) -> bool:
+        """Whether :meth:`forbid_id` was called so."""
+        return self._txn.get(event_id + author, db=self._databases.deleted_ids) is not None
+
+    def forbids_address(self, address: bytes, record: bytes) -> bool:
+        """Whether :meth:`forbid_address` was called for the second of a record or a later one."""
+        until = self._txn.get(address_key(address), db=self._databases.deleted_addresses)
         return until is not None and record[:8] <= until
 
     def sweep(self, now: float, most: int) -> float:

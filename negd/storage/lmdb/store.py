@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -85,6 +86,9 @@ _SWITCH = 0.0005
 """Seconds after which a thread that computes lets others have the interpreter. LMDB gives it up in
 every call: beside a reactor that computes, Python's 5 ms made a writer take 3 ms an event."""
 
+_FORGET = 10.0
+"""Seconds between looks for readers whose processes were killed."""
+
 _LONGEST_TIMER = 3600.0
 _NEVER = float("inf")
 
@@ -135,6 +139,7 @@ class LmdbStorage:
         self._pool = pool
         self._pace = Pace()
         self._background: ReadPool | None = None
+        self._forgetting = LoopingCall(self._forget_dead_readers)
         self.read_ahead: Deferred[None] = succeed(None)
         self.looked_through: Deferred[None] = succeed(None)
         self.events = events
@@ -184,6 +189,7 @@ class LmdbStorage:
         storage = cls(environment, pool, events, book)
         if not read_only:
             storage._attend(ReadPool(reactor, folder, 1))
+            storage._forget_regularly(reactor)
         return storage
 
     def _attend(self, background: ReadPool) -> None:
@@ -192,6 +198,13 @@ class LmdbStorage:
         self.read_ahead = background(self._read_ahead).addErrback(self._say)
         if self._environment.was_left:
             self._look_through(background)
+
+    def _forget_regularly(self, clock: IReactorTime) -> None:
+        self._forgetting.clock = clock
+        self._forgetting.start(_FORGET, now=False)
+
+    def _forget_dead_readers(self) -> Deferred[Any]:
+        return self._pool(self._environment.forget_dead_readers).addErrback(self._say)
 
     def _read_ahead(self) -> None:
         with storage_errors(f"store {self._environment.folder} cannot be read ahead"):
@@ -219,6 +232,8 @@ class LmdbStorage:
     async def close(self) -> None:
         """See :meth:`IStorage.close`."""
         self._pace.stop()
+        if self._forgetting.running:
+            self._forgetting.stop()
         if self._background is not None:
             await self._background.stop()
         await self.events.stop()

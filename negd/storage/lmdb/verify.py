@@ -1,4 +1,5 @@
-"""Reading a whole LMDB store: ids, signatures, and indexes held against events both ways.
+"""Reading a whole LMDB store: ids, signatures, indexes held against events both ways, and
+deletions.
 
 First without LMDB, which ends the process where a page is damaged: only if all pages are whole is
 it asked to read them.  Then in pieces, each in a short transaction of its own, so that it can run
@@ -20,12 +21,22 @@ from negd.errors import StorageError
 from negd.interfaces import VerifyReport
 from negd.nostr.event import Event, InvalidEvent, check
 from negd.nostr.filing import Filing
+from negd.nostr.kinds import DELETION
+from negd.nostr.lifecycle import deletions_of
 from negd.nostr.packed import event_of
 from negd.storage.lmdb.book import BOOK, is_readable
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.postings import serial_key
 from negd.storage.lmdb.read_pool import ReadPool
-from negd.storage.lmdb.shelf import IDS, address_key, entries_of, last_serial, serial_of
+from negd.storage.lmdb.shelf import (
+    IDS,
+    LmdbShelf,
+    address_key,
+    entries_of,
+    last_serial,
+    serial_of,
+)
+from negd.storage.rules import is_deletable
 
 _PIECE = 500
 _MOST_PROBLEMS = 1000
@@ -192,11 +203,26 @@ class Verification:
             for key, value in entries:
                 if not txn.cursor(database).set_key_dup(key, value):
                     faults.append(f"not in {name} under {key.hex()}")
+        faults += self._deletion_faults(txn, filing)
         if filing.address is not None:
             piece.entries["addresses"] += 1
             if txn.get(address_key(filing.address), db=self._databases.addresses) != serial:
                 faults.append("does not hold its address")
         piece.problems += [f"event {event.id}: {fault}" for fault in faults]
+
+    def _deletion_faults(self, txn: Transaction, filing: Filing) -> list[str]:
+        """Whether a deletion is remembered, or another event deleted."""
+        shelf = LmdbShelf(txn, self._databases)
+        if filing.kind != DELETION:
+            return ["is deleted"] if shelf.is_forbidden(filing) else []
+        asked, author = deletions_of(filing.event), filing.author
+        ids = [i for i in asked.ids if not shelf.forbids_id(i, author)]
+        ids = [i for i in ids if _may_be_deleted(shelf.held(i), author)]
+        missing = [a for a in asked.addresses if not shelf.forbids_address(a.key, filing.record)]
+        return [
+            *(f"{event_id.hex()} is not in deleted_ids" for event_id in ids),
+            *(f"{address.key.hex()} is not in deleted_addresses" for address in missing),
+        ]
 
     # --- from indexes to events -----------------------------------------------------------------
 
@@ -253,6 +279,11 @@ class Verification:
             return None if packed is None else Filing.of(event_of(packed))
         except InvalidEvent:
             return None
+
+
+def _may_be_deleted(held: Filing | None, author: bytes) -> bool:
+    """Whether it matters that a deletion is forgotten: older stores remember no others."""
+    return held is None or is_deletable(held, author)
 
 
 def _number(serial: bytes) -> int:

@@ -8,9 +8,11 @@ A colon within a value is written ``\:``; an IPv6 address stands in brackets.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from OpenSSL.crypto import Error as PEMError
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -22,6 +24,8 @@ from twisted.internet.ssl import (
 )
 
 from negd.errors import ConfigError, StorageError
+
+T = TypeVar("T")
 
 FORM = "HOST:PORT and options such as :database=1 and :password-file=PATH"
 
@@ -67,14 +71,19 @@ class ServerAddress:
     def password(self) -> str:
         """The password; empty for none.
 
-        :raises StorageError: its file cannot be read.
+        :raises StorageError: its file cannot be read, or is not text.
         """
-        return self._read(self.password_file).decode().strip() if self.password_file else ""
+        if not self.password_file:
+            return ""
+        try:
+            return self._read(self.password_file).decode().strip()
+        except UnicodeDecodeError:
+            raise StorageError(f"{self}: {self.password_file}: it is not UTF-8") from None
 
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         """Where to connect.
 
-        :raises StorageError: a file for TLS cannot be read.
+        :raises StorageError: a file for TLS cannot be read, or is not what it should be.
         """
         endpoint = HostnameEndpoint(reactor, self.host, self.port, timeout=_DIAL_WITHIN)
         if not self.tls:
@@ -87,11 +96,18 @@ class ServerAddress:
     def _tls_options(self) -> Any:
         trusted, ours = None, None
         if self.authority:
-            found = _CERTIFICATE.findall(self._read(self.authority))
-            trusted = trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
+            trusted = trustRootFromCertificates(self._load(self.authority, _certificates))
         if self.certificate:
-            ours = PrivateCertificate.loadPEM(self._read(self.certificate))
+            ours = self._load(self.certificate, PrivateCertificate.loadPEM)
         return optionsForClientTLS(self.host, trusted, ours)
+
+    def _load(self, path: str, load: Callable[[bytes], T]) -> T:
+        """What a PEM file holds."""
+        pem = self._read(path)
+        try:
+            return load(pem)
+        except (PEMError, ValueError):
+            raise StorageError(f"{self}: {path}: it is no PEM file of what is needed") from None
 
     def _read(self, path: str) -> bytes:
         try:
@@ -99,6 +115,14 @@ class ServerAddress:
                 return file.read()
         except OSError as error:
             raise StorageError(f"{self}: {path}: {error.strerror}") from None
+
+
+def _certificates(pem: bytes) -> list[Certificate]:
+    """:raises ValueError: there is none."""
+    found = _CERTIFICATE.findall(pem)
+    if not found:
+        raise ValueError("no certificate")
+    return [Certificate.loadPEM(one) for one in found]
 
 
 def parse_address(argument: str) -> ServerAddress:

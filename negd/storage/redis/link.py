@@ -141,9 +141,18 @@ class Link:
             next(iter(self._running)).addBoth(_pass_on, waiting)
             await waiting
 
-    def abort(self) -> None:
-        """End the connection now, if it has not ended; what waits for a reply fails."""
+    @property
+    def reason(self) -> str:
+        """Why the connection ended; empty while it has not."""
+        return self._protocol.reason
+
+    def abort(self, reason: str = "") -> None:
+        """End the connection now, if it has not ended; what waits for a reply fails.
+
+        :param reason: why, where that is not for the connection itself to say.
+        """
         if self._protocol.connected:
+            self._protocol.reason = self._protocol.reason or reason
             self._protocol.transport.abortConnection()
 
     async def close(self) -> None:

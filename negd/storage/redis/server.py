@@ -116,8 +116,10 @@ class Server:
                 wait = min(2 * wait, _LONGEST_WAIT)
                 try:
                     calls, feed = await self._connected()
-                except StorageError as error:
-                    self._why_not = error.text
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    self._failed(error)
                 else:
                     log.info("{address}: connected again", address=self.address)
                     break
@@ -125,16 +127,29 @@ class Server:
     async def _stay(self, calls: Link, feed: Link) -> None:
         """Return when one of the links is lost."""
         self._links = (calls, feed)
-        calls.lost.addCallback(lambda _: feed.abort())
+        calls.lost.addCallback(lambda _: feed.abort(calls.reason))
         try:
             await self._follow(feed)
-        except StorageError as error:
-            self._why_not = error.text
-            log.warn("{text}; trying again", text=error.text)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._why_not = ""  # it was there in between: to be said again
+            self._failed(error)
         finally:
             self._calls = None
             calls.abort()
             feed.abort()
+
+    def _failed(self, error: Exception) -> None:
+        """Say why the server is away, unless that has been said last."""
+        text = error.text if isinstance(error, StorageError) else f"{self.address}: {error!r}"
+        if text == self._why_not:
+            return
+        self._why_not = text
+        if isinstance(error, StorageError):
+            log.warn("{text}; trying again", text=text)
+        else:
+            log.failure("{text}; trying again", Failure(error), text=text)
 
     async def _connected(self) -> tuple[Link, Link]:
         calls = await self._dial()

@@ -167,14 +167,16 @@ local function replaces(e, holder, now)
   return below(e.id, string.sub(holder, 9, 40))
 end
 
+local function deletable(e, deletion)
+  return e.author == deletion.author and e.kind ~= DELETION
+end
+
 local function obey(deletion)
   for at = 1, #deletion.asked_ids, 32 do
     local id = string.sub(deletion.asked_ids, at, at + 31)
+    call('SADD', prefix .. 'deleted-ids', id .. deletion.author)
     local e = held(id)
-    if not e or (e.author == deletion.author and e.kind ~= DELETION) then
-      call('SADD', prefix .. 'deleted-ids', id .. deletion.author)
-      remove(id)
-    end
+    if e and deletable(e, deletion) then remove(id) end
   end
   for at = 1, #deletion.asked_addresses, 20 do
     local address = string.sub(deletion.asked_addresses, at, at + 19)
@@ -292,8 +294,38 @@ end
 -- Verifying and repairing -----------------------------------------------------------------------
 -- Where a command has a room, that is the bytes of feed to keep; nothing for a look only.
 
+-- The event of that id; nothing where there is none, or one that cannot be read.
+local function sound(id)
+  local parsed, e = pcall(held, id)
+  return parsed and e
+end
+
+-- Whether all that a deletion asks for is remembered, as far as it matters.
+local function remembered(deletion)
+  for at = 1, #deletion.asked_ids, 32 do
+    local id = string.sub(deletion.asked_ids, at, at + 31)
+    if call('SISMEMBER', prefix .. 'deleted-ids', id .. deletion.author) == 0 then
+      local e = sound(id)
+      if not e or deletable(e, deletion) then return false end
+    end
+  end
+  for at = 1, #deletion.asked_addresses, 20 do
+    local address = string.sub(deletion.asked_addresses, at, at + 19)
+    local last = call('HGET', prefix .. 'deleted-addresses', address)
+    if not last or below(last, deletion.second) then return false end
+  end
+  return true
+end
+
+-- The names of the lists and the like in which the event is not; 'deleted' and 'obeyed' stand for
+-- what is no list.
 local function lacking(e)
   local found = {}
+  if e.kind == DELETION then
+    if not remembered(e) then found[#found + 1] = 'obeyed' end
+  elseif forbidden(e) then
+    found[#found + 1] = 'deleted'
+  end
   for _, list in ipairs(lists(e)) do
     if not call('ZSCORE', prefix .. list, e.member) then found[#found + 1] = list end
   end
@@ -308,12 +340,6 @@ local function lacking(e)
     found[#found + 1] = 'kinds'
   end
   return found
-end
-
--- The event of that id; nothing where there is none, or one that cannot be read.
-local function sound(id)
-  local parsed, e = pcall(held, id)
-  return parsed and e
 end
 
 -- [cursor, about how many]
@@ -344,8 +370,10 @@ local function forget(id, value)
   changes[e.record] = false
 end
 
--- Have an event in all its indexes, unless one of the same address goes before it.
+-- Have an event in all its indexes, unless it is deleted or one of the same address goes before
+-- it; and have what it deletes deleted.
 local function restore(e, value, now)
+  if e.kind ~= DELETION and forbidden(e) then return end
   local holder = e.address ~= '' and call('HGET', prefix .. 'addresses', e.address)
   local rival = holder and sound(string.sub(holder, 9, 40))
   if rival and rival.address == e.address then
@@ -353,6 +381,7 @@ local function restore(e, value, now)
     remove(rival.id)
   end
   insert(e, value)
+  if e.kind == DELETION then obey(e) end
 end
 
 -- [now (8 bytes), room; of each event its id, its value as it was seen, the value that it should

@@ -1,4 +1,4 @@
-"""Reading a whole store: ids, signatures, and indexes held against events both ways.
+"""Reading a whole store: ids, signatures, indexes held against events both ways, and deletions.
 
 In pieces, each one script, which sees an event and its indexes at one moment, so that all of it can
 run while nodes write.  What is wrong is mended in the same way, and nodes learn of it by the feed.
@@ -142,7 +142,7 @@ def _look_at(found: list[bytes]) -> tuple[list[str], list[bytes]]:
     problems: list[str] = []
     mends: list[bytes] = []
     for event_id, value, lacking in zip(found[::3], found[1::3], found[2::3], strict=True):
-        faults = [f"not in {_name(key)}" for key in frames(lacking)]
+        faults = [_SAID.get(key) or f"not in {_name(key)}" for key in frames(lacking)]
         right, fault = _right_value(event_id, value)
         if fault:
             faults.append(fault)
@@ -164,6 +164,10 @@ def _right_value(event_id: bytes, value: bytes) -> tuple[bytes, str | None]:
         return b"", "another event stands there"
     right = value_of(filing_of(event))
     return right, None if right == value else "is not stored as it should be"
+
+
+_SAID = {b"deleted": "is deleted", b"obeyed": "what it deletes is not remembered"}
+"""What an event can lack besides lists."""
 
 
 def _name(key: bytes) -> str:
