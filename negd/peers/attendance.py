@@ -137,6 +137,8 @@ class Attendance:
             await tail.run()
         except PeerError as error:
             opened.fault = error.text
+            if opened.dialogue.is_lost:
+                await self._peer.idle()  # a sync ends with the link, and knows how far it came
             raise
 
     async def _sync_on_schedule(self) -> None:

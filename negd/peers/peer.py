@@ -136,6 +136,8 @@ class Peer:
                     await self.failed(_TOO_SLOW)
                     raise PeerError(_TOO_SLOW) from None
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
+            except BudgetSpent:
+                raise
             except PeerError:
                 self._leave_off(wanted, run)
                 raise

@@ -26,6 +26,9 @@ _SMALLEST_CAP = 5
 _MOST_SAME = 3
 """REQs in a row that may bring the same number of events, and not all that were asked for."""
 
+_MOST_OF_CUT = 4
+"""Times as many events as are missing: with more, it is a few ids that are not served."""
+
 _LEAST_AFTER_SILENCE = 20
 """Ids that a peer may be asked for which has not answered a REQ for more."""
 
@@ -150,7 +153,8 @@ class Fetch:
         A peer that returns the same number again and again has a cap.  Other numbers are ids that
         it lists and does not serve.
         """
-        if ids and _SMALLEST_CAP <= returned < self._batch():
+        is_cut = _SMALLEST_CAP <= returned <= _MOST_OF_CUT * len(ids)
+        if is_cut and returned < self._batch():
             self._same = self._same + 1 if returned == self._returned else 1
             self._returned = returned
             if self._same == _MOST_SAME:

@@ -6,7 +6,7 @@ Consulted before a fetch and a push; never left out of a fingerprint.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -24,6 +24,9 @@ _SETTLED = 30 * 24 * 3600.0
 _STRUCK_OUT = 1000
 """Entries of each reason that are looked at after a sync."""
 
+_MOST_MET = 100_000
+"""Entries come upon in one run; beyond it none are struck out after it."""
+
 _TIMES_AT_ONCE = 4
 _LOST = "the link ended before an OK came"
 _LONGEST = 200
@@ -34,12 +37,20 @@ class Ledger:
     """One peer's ledger during one run; written to the peer book in few commits.
 
     :param book: None where the peer is not listed: nothing is looked up or kept then.
+    :param is_whole: whether the run is about all that is kept equal with the peer.
     :param retry: seconds after which a difference is tried again, doubled by every try in vain.
     :ivar reasons: what was said of the tries in vain of this run, the first so many texts, and
         how often.
     """
 
-    def __init__(self, book: IPeerBook | None, url: str, clock: IReactorTime, retry: float) -> None:
+    def __init__(
+        self,
+        book: IPeerBook | None,
+        url: str,
+        clock: IReactorTime,
+        retry: float,
+        is_whole: bool = False,
+    ) -> None:
         self._book = book
         self._url = url
         self._clock = clock
@@ -47,7 +58,7 @@ class Ledger:
         self._retried: dict[bytes, LedgerEntry] = {}
         self._entries: dict[bytes, LedgerEntry] = {}
         self._settled: list[bytes] = []
-        self._met: set[bytes] = set()
+        self._met: set[bytes] | None = set() if is_whole else None
         self.reasons: Counter[str] = Counter()
 
     async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
@@ -55,7 +66,7 @@ class Ledger:
         if self._book is None or not ids:
             return list(ids)
         entries = await self._book.ledger(self._url, ids)
-        self._met.update(entries)
+        self._meet(entries)
         now = self._clock.seconds()
         self._retried.update(
             (event_id, entry) for event_id, entry in entries.items() if entry.retry_at <= now
@@ -86,7 +97,14 @@ class Ledger:
 
     def _enter(self, event_id: bytes, entry: LedgerEntry) -> None:
         self._entries[event_id] = entry
-        self._met.add(event_id)
+        self._meet([event_id])
+
+    def _meet(self, ids: Iterable[bytes]) -> None:
+        """Remember what was come upon, or that it is too much to be remembered."""
+        if self._met is not None:
+            self._met.update(ids)
+            if len(self._met) > _MOST_MET:
+                self._met = None
 
     def _wait(self, tries: int, first: float) -> float:
         return first * float(2 ** min(tries - 1, _MOST_DOUBLINGS))
@@ -133,7 +151,7 @@ class Ledger:
 
         :raises negd.errors.StorageError: it could not be written.
         """
-        if self._book is None:
+        if self._book is None or self._met is None:
             return
         for residue in await self._book.residues(self._url):
             entries = await self._book.entries(self._url, residue, _STRUCK_OUT)

@@ -25,7 +25,7 @@ class Lessons:
     def __init__(self, profile: PeerProfile, clock: IReactorTime) -> None:
         self._clock = clock
         self.profile = profile
-        if profile.limited_at and self._has_passed(profile.limited_at):
+        if self._has_passed(profile.limited_at):
             self.learn(max_records=None, frame_limit=None, ids_per_request=None, limited_at=0)
 
     def learn(self, **news: Any) -> None:

@@ -38,6 +38,10 @@ _TAKEN = 1000
 """Events of a page that are taken in one turn."""
 
 
+class _Refused(PeerError):
+    """The peer answers a REQ with CLOSED."""
+
+
 class Paging:
     """Reads a peer's events from the newest down, and compares them with what we hold.
 
@@ -108,10 +112,12 @@ class Paging:
     ) -> None:
         """Take what there is of a second that a page did not get beyond."""
         alone = replace(wanted, since=second, until=second, limit=_MOST_SHOWN)
-        shown = (await self._ask(alone)).events
+        shown = await self._shown(alone)
+        if not shown:  # it will not be asked for so many
+            alone = replace(alone, limit=PAGE)
+            shown = await self._shown(alone)
+        self._most_shown = max(self._most_shown, len(shown))
         await self._fresh(shown, listed, records)
-        if len(shown) > self._most_shown:
-            return  # it was our limit, and none of the peer's
         found = 0
         async for more in Crowd(alone, self._shown).beyond(shown, self._most_shown):
             found += len(await self._fresh(more, listed, records))
@@ -120,7 +126,11 @@ class Paging:
             self._ledger.remark(f"of second {second} {how_many}")
 
     async def _shown(self, wanted: Filter) -> dict[bytes, Event]:
-        return (await self._ask(wanted)).events
+        """What a REQ brings that need not be granted."""
+        try:
+            return (await self._ask(wanted)).events
+        except _Refused:
+            return {}
 
     async def _fresh(
         self, shown: dict[bytes, Event], listed: set[bytes], records: RecordSet
@@ -149,7 +159,7 @@ class Paging:
             elif not admitted and await self._peer.admitted_after(refusal):
                 admitted = True
             else:
-                raise PeerError(f"the peer refused a REQ: {refusal}")
+                raise _Refused(f"the peer refused a REQ: {refusal}")
 
     async def _take(self, fresh: dict[bytes, Event], records: RecordSet) -> None:
         """Report and store what we lack."""

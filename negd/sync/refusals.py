@@ -85,7 +85,10 @@ _UNABLE = re.compile(
     re.IGNORECASE,
 )
 
-_RATE_LIMITED = re.compile(r"^rate-limited:", re.IGNORECASE)
+_RATE_LIMITED = re.compile(
+    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|concurrent|sessions",
+    re.IGNORECASE,
+)
 
 _PATIENCE = re.compile(
     r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|max\w* subscriptions|"
@@ -106,7 +109,11 @@ _ABOUT_US = re.compile(
 
 _ABOUT_A_REQUEST = re.compile(r"\breqs?\b|\bfilters?\b|too many ids", re.IGNORECASE)
 
-_FOR_LESS = re.compile(r"too (many|large|big|long|broad)|\bmax|limit|exceed", re.IGNORECASE)
+_FOR_LESS = re.compile(
+    r"too (many|large|big|long|broad)|\bmax\w*\b.{0,20}\d|limit exceeded"
+    r"|exceed\w*.{0,30}(ids|filter|items)",
+    re.IGNORECASE,
+)
 
 
 def asks_who_we_are(text: str) -> bool:
@@ -162,10 +169,10 @@ def refusal_of(
         return AuthRequired(said, text)
     if stated is None and is_about_a_frame(text):
         return FrameTooLarge(said)
-    is_about_size = stated is not None or _TOO_MANY.search(text) is not None
-    if is_about_size and not _RATE_LIMITED.match(text):
+    is_about_size = _TOO_MANY.search(text) is not None and not _RATE_LIMITED.search(text)
+    if stated is not None or is_about_size:
         return TooManyRecords(said, stated or limit_in(text))
-    if asks_for_patience(text):
+    if asks_for_patience(text) or _RATE_LIMITED.search(text):
         return TooMuch(said, text)
     is_unable = _UNABLE.search(text) is not None
     if has_begun or (has_ended and not is_unable):

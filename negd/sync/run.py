@@ -99,12 +99,13 @@ class SyncRun:
         self._needs = Differences(self._allowance, direction is not Direction.UP)
         self._is_cut_short = False
         self._is_turn_over = False
-        self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry)
+        self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry, is_whole)
         self._peer: Contact | None = None
         self.reached = reached
         self.got_further = self.is_abandoned = False
         self._is_whole = is_whole and reached is None
         self._works: Deferred[None] | None = None
+        self._upload: Upload | None = None
         self._lessons = Lessons(profile, node.clock)
         self.progress = self._so_far = so_far = so_far or SyncProgress(url)
         self._allowance.grant(sum(getattr(so_far, name) for name in _PAID))
@@ -197,7 +198,9 @@ class SyncRun:
         if len(self._haves) > _MOST_CARRIED:
             self.reached = None
         elif self.reached is not None:
-            self.reached = replace(self.reached, sent_later=self._haves.take_back())
+            under_way = [] if self._upload is None else self._upload.under_way
+            sent_later = [*under_way, *self._haves.take_back()]
+            self.reached = replace(self.reached, sent_later=sent_later)
 
     def _arrivals(self, peer: Contact, moved: Callable[..., None]) -> Arrivals:
         is_partial = not self._wanted.is_everything
@@ -255,7 +258,8 @@ class SyncRun:
         try:
             await search.run(records)
         finally:
-            if search.left is not None and self._wanted.limit is None:
+            is_partial = search.has_reconciled or self._wanted.limit is not None
+            if search.left is not None and not is_partial:
                 self.reached = Reached(search.left, [])
             self.got_further = search.left != begins_with
             if search.broke_off:
@@ -293,7 +297,8 @@ class SyncRun:
             self._lessons.learn(requests_in_flight=fetch.in_flight)
 
     async def _push(self, peer: Contact) -> None:
-        await Upload(peer, self._haves, self._node, self._ledger, self._moved).run()
+        self._upload = Upload(peer, self._haves, self._node, self._ledger, self._moved)
+        await self._upload.run()
         self._haves.desert()
 
     async def _stepped(self, step: Step) -> int:

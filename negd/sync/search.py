@@ -27,6 +27,7 @@ class Search:
     :param left: windows that an earlier search left to be read page by page, newest first; None
         where there was none, or it ended.
     :ivar left: the same, of this search.
+    :ivar has_reconciled: whether pages are but a part of it.
     :ivar broke_off: why the peer ended, in the middle, what it had begun; else nothing.
     """
 
@@ -50,6 +51,7 @@ class Search:
         self._paging = paging
         self.left = left
         self.broke_off = ""
+        self.has_reconciled = False
 
     async def run(self, records: RecordSet) -> None:
         """Find all differences.
@@ -82,6 +84,7 @@ class Search:
                 self._lessons.does_not_reconcile(refusal.text)
             return everything
         self._lessons.reconciles()
+        self.has_reconciled = True
         return left
 
     async def _page_through(self, records: RecordSet) -> None:

@@ -31,6 +31,8 @@ _BATCH = 500
 _PAUSE, _LONGEST_PAUSE = 10.0, 3600.0
 """Seconds until a tail that the peer has ended begins again."""
 
+_MOST_DOUBLINGS = 10
+
 _LASTED = 60.0
 """Seconds after which the end of a tail counts as its first."""
 
@@ -95,7 +97,7 @@ class Tail:
                 continue
             lasted = self._clock.seconds() - began
             refusals = 0 if lasted > _LASTED else refusals + 1
-            pause = min(_LONGEST_PAUSE, _PAUSE * 2**refusals)
+            pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** min(refusals, _MOST_DOUBLINGS))
             log.info(
                 "{url} ends the tail, which begins again in {s:.0f} s: {text}",
                 url=self._peer.link.url,

@@ -75,7 +75,13 @@ class Upload:
         self._refusal = ""
         self._alone_until = 0.0
         self._heard = False
+        self._dropped = 0
         self._suspects: deque[bytes] = deque()
+
+    @property
+    def under_way(self) -> list[bytes]:
+        """Ids that were taken, and not answered for."""
+        return [*self._unanswered, *(event_id for event_id, _ in self._ready), *self._suspects]
 
     async def run(self) -> None:
         """Push until the haves are finished and every event sent is answered.
@@ -224,7 +230,8 @@ class Upload:
 
         :raises Silence: it has answered nothing since the last time, and not just to a few.
         """
-        if not self._heard and len(self._unanswered) > _FEW:
+        self._dropped = len(self._unanswered) + (0 if self._heard else self._dropped)
+        if not self._heard and self._dropped > _FEW:
             raise Silence(f"no OK for {len(self._unanswered)} events")
         self._heard = False
         for event_id in self._unanswered:

@@ -18,6 +18,7 @@ from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.reconcile import RecordSet
 from negd.settings import SyncSettings
+from negd.sync import lessons
 from negd.testing.links import ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, World, failure_of
 
@@ -265,6 +266,7 @@ def pass_time(world: World, seconds: int) -> None:
 def test_a_link_that_ends_in_mid_sync_is_a_failed_sync(
     attending: Attend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lessons, "_MOST_BROKEN_OFF", 99)
     world = attending()
     write_slowly(world, monkeypatch)
     silent = TailedPeer(world)

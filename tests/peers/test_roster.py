@@ -29,6 +29,7 @@ from negd.settings import SyncSettings
 from negd.testing.leases import LeaseTable, MemoryLeases
 from negd.testing.links import PagedPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
+from negd.websocket.conversation import Backend
 
 alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n // 3, kind=1 + n % 2, content=str(n)) for n in range(200)]
@@ -533,11 +534,31 @@ def test_a_huge_peer_without_nip77_goes_on_where_its_turn_ended() -> None:
 class Flagging(PagedPeer):
     """One whose links last for three pages."""
 
+    def __init__(self, backend: Backend, asked: int = 0) -> None:
+        super().__init__(backend)
+        self.asked = asked
+
     def received(self, text: bytes) -> None:
         if self.asked == 3:
             self.abort("out of breath")
         else:
             super().received(text)
+
+
+def test_a_tailed_peer_whose_links_do_not_last_is_read_to_the_end_as_well() -> None:
+    world = World(SyncSettings(backoff_first=1, backoff_most=1, jitter=0))
+    world.dialer.peers[THEIRS] = lambda: Flagging(world.theirs.backend, asked=-1)
+    many = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(400)]
+    world.theirs.hold(many)
+    roster = world.ours.roster
+    drive(world.clock, roster.start([Listing(THEIRS, Direction.DOWN)]))
+    for _ in range(200):
+        world.clock.advance(1)
+        settle(world.clock)
+        if roster.states()[THEIRS].last_sync:
+            break
+    assert world.ours.held() == {event.id_bytes for event in many}
+    drive(world.clock, roster.stop())
 
 
 def test_a_peer_without_nip77_whose_links_do_not_last_is_read_to_the_end_all_the_same() -> None:

@@ -122,6 +122,8 @@ def test_servers_that_want_to_know_who_asks(text: str) -> None:
         "too many concurrent NEG requests",
         "rate-limited: slow down",
         "rate-limited: too many events a minute",
+        "blocked: you have exceeded your rate limit",
+        "error: exceeds maximum number of concurrent sessions (limit 5)",
         "blocked: too many sessions (limit 1000), try later",
         "blocked: the memory for sessions is spent, try later",
     ],
