@@ -85,13 +85,12 @@ _UNABLE = re.compile(
     re.IGNORECASE,
 )
 
-_RATE_LIMITED = re.compile(
-    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|concurrent|sessions",
-    re.IGNORECASE,
-)
+_RATE = r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)"
+
+_RATE_LIMITED = re.compile(rf"{_RATE}|concurrent|sessions", re.IGNORECASE)
 
 _PATIENCE = re.compile(
-    r"^rate-limited:|rate.?limit|slow(ing)? down|too (fast|quick)|max\w* subscriptions|"
+    rf"{_RATE}|max\w* subscriptions|"
     r"too many (concurrent |open |active )?(neg\w* )?"
     r"(req\b|reqs\b|requests|subscriptions|subs\b|messages|sessions)|try (again )?later",
     re.IGNORECASE,

@@ -1116,19 +1116,13 @@ def test_what_is_replaced_here_before_it_is_sent_is_told_so() -> None:
 # --- events that a peer drops, or hangs up on -----------------------------------------------------
 
 
-class Choosy(ScriptedPeer):
+class Choosy(BreaksOff):
     """Theirs, but for some events: it drops them without a word, or hangs up."""
 
     def __init__(self, world: World, disliked: set[str], hangs_up: bool) -> None:
-        super().__init__(self._script)
-        self._inner = world.theirs.serve()
+        super().__init__(world)
         self._disliked = disliked
         self._hangs_up = hangs_up
-
-    def connected(self, end: PeerEnd) -> None:
-        super().connected(end)
-        self._inner.connected(end)
-        self._end = end
 
     def _script(self, text: bytes) -> list[bytes]:
         message = json.loads(text)
