@@ -143,8 +143,8 @@ class SyncSettings(Section, frozen=True):
     :ivar private_targets: whether peers may be at loopback, private and similar addresses.
     :ivar ledger_retry: seconds until an explained difference is tried once more; doubled after
         each try in vain, up to 64 times that.
-    :ivar lease: of nodes on one store, the one that syncs a peer holds it for so many seconds,
-        and says three times within them that it still does.
+    :ivar lease: seconds after which, of nodes on one store, another one syncs the peers of one
+        that died; four times within them the nodes look who does what.
     """
 
     interval: Seconds = 600.0

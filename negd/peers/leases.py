@@ -13,21 +13,29 @@ from negd.interfaces import ILeases
 
 log = Logger()
 
+_HELD_FOR = 2 / 3
+"""For how much of the time in which a dead node is replaced a lease is taken."""
+
+_LOOK_EVERY = 1 / 4
+"""The same, between two looks: one that fails does not cost a lease, and both make less than 1."""
+
 
 class Tenancy:
     """A lease for each peer that this node syncs; ours until its time is over or it is lost.
 
-    Nothing here asks by itself: who holds a lease calls :meth:`ask` well before it ends.
+    Nothing here asks by itself: all nodes call :meth:`ask` every :attr:`look_every` seconds.
 
-    :param seconds: for how long a lease is taken.
+    :param seconds: how long after a node died another one has its peers, at the most.
     :param lost: told the URL of a peer that another node may sync from now on.
+    :ivar look_every: seconds between two looks at who holds what.
     """
 
     def __init__(
         self, leases: ILeases, seconds: float, clock: IReactorTime, lost: Callable[[str], None]
     ) -> None:
         self._leases = leases
-        self._seconds = seconds
+        self._seconds = seconds * _HELD_FOR
+        self.look_every = seconds * _LOOK_EVERY
         self._clock = clock
         self._lost = lost
         self._ends: dict[str, IDelayedCall] = {}

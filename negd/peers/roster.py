@@ -90,7 +90,7 @@ class Roster:
                 await self._enlist(listing)
             await self._peers[url].follow(listing)
         if self._tenancy is not None:
-            self._rounds.start(self._node.settings.lease / 3, now=False)
+            self._rounds.start(self._tenancy.look_every, now=False)
         self.resume_background()
 
     async def _leave_out(self, configured: Container[str]) -> None:

@@ -95,7 +95,7 @@ def test_one_node_syncs_and_another_when_it_dies_or_stops(
         assert "another node on this store syncs it" in shown
 
     first.kill()
-    second = group.the_one(within=LEASE + LEASE / 3 + 5)
+    second = group.the_one(within=LEASE + 5)
     now = int(time.time())
     alice = Signer(b"\x01" * 32)
     fresh = [alice.sign(created_at=now, content=str(number)) for number in range(10)]
@@ -107,7 +107,7 @@ def test_one_node_syncs_and_another_when_it_dies_or_stops(
     assert {event.id for event in fresh} <= ids_of(relay)
 
     second.stop()
-    third = group.the_one(within=LEASE / 3 + 5)
+    third = group.the_one(within=LEASE / 4 + 5)
     assert third is not second
     with ControlClient(third.control) as client:
         state = client.peer_state(relay.url)

@@ -24,6 +24,7 @@ NOW = 1_700_000_000
 events = [alice.sign(created_at=NOW + n, content=str(n)) for n in range(100)]
 ids = [event.id_bytes for event in events]
 LEASE = 60.0
+LOOK = LEASE / 4
 SETTINGS = SyncSettings(jitter=0, interval=600, lease=LEASE)
 
 
@@ -128,7 +129,7 @@ def test_one_node_syncs_a_peer_and_the_others_tell_how_it_went(nodes: Nodes) -> 
 def test_another_node_takes_over_from_one_that_stops_at_its_next_look(nodes: Nodes) -> None:
     first, _ = nodes.add(Listing(THEIRS)), nodes.add(Listing(THEIRS))
     drive(nodes.clock, first.roster.stop())
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert nodes.linked() == [1]
     nodes.theirs.hold(events[5:10])
     settle(nodes.clock)
@@ -137,15 +138,31 @@ def test_another_node_takes_over_from_one_that_stops_at_its_next_look(nodes: Nod
     assert state is not None and state.events_synced == 10
 
 
-def test_another_node_takes_over_from_one_that_dies_within_a_lease(nodes: Nodes) -> None:
+@pytest.mark.parametrize("moment", [90, 91, 98, 104])
+def test_another_node_takes_over_from_one_that_dies_within_a_lease(
+    nodes: Nodes, moment: int
+) -> None:
     nodes.add(Listing(THEIRS))
+    nodes.after(7)
     nodes.add(Listing(THEIRS))
-    nodes.after(100)
+    nodes.after(moment - 7)
     nodes.die(0)
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert nodes.linked() == []
-    nodes.after(LEASE)
+    nodes.after(LEASE - LOOK)
     assert nodes.linked() == [1]
+
+
+def test_a_node_that_fails_to_renew_its_lease_once_keeps_it(nodes: Nodes) -> None:
+    nodes.add(Listing(THEIRS))
+    nodes.add(Listing(THEIRS))
+    nodes.after(5)
+    nodes.leases[0].away = True
+    nodes.after(LOOK)
+    nodes.leases[0].away = False
+    nodes.after(2 * LEASE)
+    assert nodes.linked() == [0]
+    assert len(nodes.world.dialer.links) == 1
 
 
 def test_a_node_cut_off_from_the_leases_ends_its_visit_before_another_begins(
@@ -162,7 +179,7 @@ def test_a_node_cut_off_from_the_leases_ends_its_visit_before_another_begins(
     assert [0, 1] not in seen
     assert seen[0] == [0] and seen[-1] == [1]
     gap = 0.5 * seen.count([])
-    assert gap <= LEASE / 3 + 1
+    assert gap <= LOOK + 1
     nodes.leases[0].away = False
     nodes.after(100)
     assert nodes.linked() == [1]
@@ -176,7 +193,7 @@ def test_a_node_that_loses_its_lease_cancels_the_sync_under_way(nodes: Nodes) ->
     nodes.world.dialer.links[-1].pause()
     running = peer.sync(EVERYTHING, lambda _: None)
     nodes.table.held["sync:" + THEIRS] = (MemoryLeases(nodes.table), NOW + 10**6)
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert isinstance(failure_of(running), CancelledError)
     assert nodes.linked() == []
     assert nodes.kept() == before
@@ -187,11 +204,11 @@ def test_peers_added_and_removed_at_one_node_are_so_at_all(nodes: Nodes) -> None
     drive(nodes.clock, second.roster.add(THEIRS))
     settle(nodes.clock)
     assert second.held() == set(ids[:5])
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert first.roster.peers() == [THEIRS]
     assert nodes.linked() == [1]
     drive(nodes.clock, first.roster.remove(THEIRS))
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert second.roster.peers() == []
     nodes.theirs.hold(events[5:10])
     settle(nodes.clock)
@@ -219,7 +236,7 @@ def test_a_sync_on_demand_runs_where_it_was_asked_for_and_leaves_the_state_alone
     assert len(nodes.world.dialer.links) == 2
     assert nodes.linked() == [0]
     assert nodes.kept() == before
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert second.roster.state(THEIRS) == before
 
 
@@ -255,12 +272,12 @@ def test_what_another_node_keeps_of_a_peer_at_length_is_cut(nodes: Nodes) -> Non
     first, second = nodes.add(Listing(THEIRS)), nodes.add(Listing(THEIRS))
     long = replace(nodes.kept(), last_error="no\n" * 1000)
     drive(nodes.clock, nodes.storage.book.put(THEIRS, long))
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     state = second.roster.state(THEIRS)
     assert state is not None
     assert state.last_error == ("no?" * 1000)[:200]
     first.roster.pause_background()
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert nodes.linked() == [1]
     assert nodes.kept().last_error == ""
 
@@ -268,7 +285,7 @@ def test_what_another_node_keeps_of_a_peer_at_length_is_cut(nodes: Nodes) -> Non
 def test_pausing_a_node_leaves_its_peers_to_the_others(nodes: Nodes) -> None:
     first, _ = nodes.add(Listing(THEIRS)), nodes.add(Listing(THEIRS))
     first.roster.pause_background()
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert nodes.linked() == [1]
     first.roster.resume_background()
     nodes.after(LEASE)
@@ -281,5 +298,5 @@ def test_a_node_begins_again_when_it_has_its_lease_back(nodes: Nodes) -> None:
     nodes.after(LEASE + 1)
     assert nodes.linked() == []
     nodes.leases[0].away = False
-    nodes.after(LEASE / 3)
+    nodes.after(LOOK)
     assert nodes.linked() == [0]
