@@ -133,6 +133,7 @@ class Peer:
                 so_far, reached = run.progress, run.reached
                 abandoned += run.is_abandoned
                 if abandoned > _MOST_ABANDONED:
+                    self._leave_off(wanted, run)
                     await self.failed(_TOO_SLOW)
                     raise PeerError(_TOO_SLOW) from None
                 self.state = replace(self.state, status=PeerStatus.SYNCING)

@@ -144,6 +144,10 @@ class OkMailbox(Mailbox):
         """An event was sent, whose hex id this is."""
         self._expected.add(event_id)
 
+    def expect_no_more(self, event_id: str) -> None:
+        """Its answer comes too late from now on."""
+        self._expected.discard(event_id)
+
     def offer(self, letter: Ok) -> None:
         """Take an answer, if it is one of those expected."""
         event_id = letter.event_id.lower()

@@ -128,7 +128,7 @@ class Fetch:
         except Silence:
             if len(ids) <= _LEAST_AFTER_SILENCE:
                 raise
-            self._ask_for_less(len(ids) // 4)
+            self._ask_for_less(max(_LEAST_AFTER_SILENCE, len(ids) // 4))
             self._needs.put_back(ids)
             return True
         await self._arrivals.take(answer.events)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -129,6 +130,16 @@ class Ledger:
         """How often in a row a link has ended before that event, which is tried, was answered."""
         entry = self._retried.get(event_id)
         return entry.tries if entry is not None and entry.text == _LOST else 0
+
+    def withdraw(self, event_id: bytes, residue: Residue, text: str) -> None:
+        """What was noted of a try of this run was said too soon: the try goes on."""
+        if self.reasons[text] > 1:
+            self.reasons[text] -= 1
+        else:
+            del self.reasons[text]
+        if self._book is not None:
+            noted = self._entries.pop(event_id, None) or LedgerEntry(residue, text, 1, 0)
+            self._retried[event_id] = replace(noted, tries=noted.tries - 1)
 
     def settle(self, event_id: bytes) -> None:
         """The event has moved: nothing is left to explain."""

@@ -180,7 +180,7 @@ class Negotiation:
         """Messages to and fro, until nothing is left to ask."""
         await self._link.drained()  # the peer cannot answer what has not left yet
         try:
-            answer = await self._first_answer(box)
+            answer = await self._answer(box, self._settings.first_answer, "answer to NEG-OPEN")
         except Silence as silence:
             raise NoReconciliation(silence.text) from None
         idle = 0
@@ -197,20 +197,24 @@ class Negotiation:
                 raise HeldUp("the differences found had to wait")
             self._link.send(encode_neg_msg(name, step.reply))
             await self._link.drained()
-            answer = await _answer(box, self._settings.answer, "answer to NEG-MSG")
+            answer = await self._answer(box, self._settings.answer, "answer to NEG-MSG")
 
-    async def _first_answer(self, box: Mailbox) -> bytes:
-        """The answer to a NEG-OPEN, also where a notice came before that is about else."""
-        awaited = "answer to NEG-OPEN"
-        try:
-            return await _answer(box, self._settings.first_answer, awaited)
-        except _Refused as refused:
-            if not (isinstance(refused.answer, Notice) and is_ambiguous(refused.answer)):
-                raise
+    async def _answer(self, box: Mailbox, seconds: float, awaited: str) -> bytes:
+        """The next message, also where notices came before that are about else."""
+        doubtful: _Refused | None = None
+        ends = self._clock.seconds() + seconds
+        while True:
             try:
-                return await _answer(box, _SECOND_THOUGHT, awaited)
+                return await _answer(box, max(0, ends - self._clock.seconds()), awaited)
+            except _Refused as refused:
+                if not (isinstance(refused.answer, Notice) and is_ambiguous(refused.answer)):
+                    raise
+                if doubtful is None:
+                    doubtful, ends = refused, self._clock.seconds() + _SECOND_THOUGHT
             except Silence:
-                raise refused from None
+                if doubtful is None:
+                    raise
+                raise doubtful from None
 
 
 class _Refused(Exception):

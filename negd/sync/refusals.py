@@ -60,6 +60,8 @@ class TooMuch(Postponed):
 
 _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
 
+_DUPLICATE = re.compile(r"duplicate\b", re.IGNORECASE)
+
 _FRAME = re.compile(
     r"(message|frame|payload|packet|msg)\b.{0,20}\b(too (big|large|long)|exceeds)"
     r"|max\w* (message|frame|payload|msg) (size|length)|\(1009: ",
@@ -113,6 +115,11 @@ _FOR_LESS = re.compile(
     r"|exceed\w*.{0,30}(ids|filter|items)",
     re.IGNORECASE,
 )
+
+
+def holds_it(text: str) -> bool:
+    """Whether an event was refused as the peer has it already."""
+    return _DUPLICATE.match(text) is not None
 
 
 def asks_who_we_are(text: str) -> bool:

@@ -28,13 +28,13 @@ _BACK = 60
 
 _BATCH = 500
 
-_PAUSE, _LONGEST_PAUSE = 10.0, 3600.0
+_PAUSE, _LONGEST_PAUSE = 20.0, 3600.0
 """Seconds until a tail that the peer has ended begins again."""
 
 _MOST_DOUBLINGS = 10
 
 _LASTED = 60.0
-"""Seconds after which the end of a tail counts as its first."""
+"""Seconds after which the end of a tail counts as the first in a row."""
 
 _HIGH_WATER = 1000
 """Unread messages from which on the peer's socket is not read."""
@@ -95,9 +95,10 @@ class Tail:
             if not is_admitted and await self._peer.admitted_after(refusal):
                 is_admitted = True
                 continue
-            lasted = self._clock.seconds() - began
-            refusals = 0 if lasted > _LASTED else refusals + 1
+            if self._clock.seconds() - began > _LASTED:
+                refusals = 0
             pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** min(refusals, _MOST_DOUBLINGS))
+            refusals += 1
             log.info(
                 "{url} ends the tail, which begins again in {s:.0f} s: {text}",
                 url=self._peer.link.url,

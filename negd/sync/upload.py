@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from math import inf
 
@@ -15,7 +15,7 @@ from negd.sync.dialogue import OkMailbox, Silence
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience
+from negd.sync.refusals import asks_for_patience, holds_it
 
 _TOGETHER = 100
 """OKs that are counted in one step of the progress."""
@@ -35,6 +35,10 @@ _MOST_PAUSES = 10
 
 _FEW = 8
 """Events that a peer may drop without a word, and answer all else: what it has against them."""
+
+_NO_OK = "no OK came"
+_MOST_LATE = 1000
+"""Such events of which an answer that comes later yet is taken."""
 
 _LEFT_ALONE = 60.0
 """Seconds for which it is: what it lacks is given up at once then, and noted."""
@@ -77,6 +81,7 @@ class Upload:
         self._heard = False
         self._dropped = 0
         self._suspects: deque[bytes] = deque()
+        self._written_off: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def under_way(self) -> list[bytes]:
@@ -164,7 +169,7 @@ class Upload:
         try:
             first = await box.next(self._settings.answer, "OK for an event")
         except Silence:
-            self._write_off()
+            self._write_off(box)
         else:
             self._heard = True
             letters = [first, *box.ready(_TOGETHER)]
@@ -176,7 +181,9 @@ class Upload:
         for answer in answers:
             event_id = bytes.fromhex(answer.event_id)
             self._unanswered.discard(event_id)
-            if answer.accepted or answer.text.startswith("duplicate:"):
+            if event_id in self._written_off:
+                self._reconsider(event_id)
+            if answer.accepted or holds_it(answer.text):
                 self._ledger.settle(event_id)
                 self._put_off.pop(event_id, None)
             else:
@@ -225,7 +232,7 @@ class Upload:
         await self._peer.let_be(asked, min(_LONGEST_PAUSE, _PAUSE * 2**self._pauses))
         self._pauses += 1
 
-    def _write_off(self) -> None:
+    def _write_off(self, box: OkMailbox) -> None:
         """Give up on what a peer, who answers otherwise, has left unanswered.
 
         :raises Silence: it has answered nothing since the last time, and not just to a few.
@@ -235,8 +242,17 @@ class Upload:
             raise Silence(f"no OK for {len(self._unanswered)} events")
         self._heard = False
         for event_id in self._unanswered:
-            self._reject(event_id, "no OK came")
+            self._reject(event_id, _NO_OK)
+            self._written_off[event_id] = None
         self._unanswered.clear()
+        while len(self._written_off) > _MOST_LATE:
+            box.expect_no_more(self._written_off.popitem(last=False)[0].hex())
+
+    def _reconsider(self, event_id: bytes) -> None:
+        """The answer to an event that was written off has come after all."""
+        del self._written_off[event_id]
+        self._moved(rejected=-1)
+        self._ledger.withdraw(event_id, Residue.THEIRS_REJECTED, _NO_OK)
 
     def _reject(self, event_id: bytes, text: str) -> None:
         self._moved(rejected=1)

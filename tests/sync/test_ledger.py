@@ -40,6 +40,23 @@ def test_a_difference_that_is_gone_is_struck_out() -> None:
     assert drive(clock, book.ledger(URL, ids)) == {}
 
 
+def test_what_was_noted_too_soon_is_taken_back_written_or_not() -> None:
+    for at_least in (1, 1000):
+        clock, book = Clock(), MemoryBook()
+        ledger = Ledger(book, URL, clock, retry=100)
+        for event_id in ids[:2]:
+            ledger.note(event_id, Residue.THEIRS_REJECTED, "no OK came")
+        drive(clock, ledger.write(at_least))
+        ledger.withdraw(ids[0], Residue.THEIRS_REJECTED, "no OK came")
+        ledger.settle(ids[0])
+        ledger.withdraw(ids[1], Residue.THEIRS_REJECTED, "no OK came")
+        assert not ledger.reasons
+        ledger.note(ids[1], Residue.THEIRS_REJECTED, "blocked: no")
+        drive(clock, ledger.write(at_least=1))
+        entry = LedgerEntry(Residue.THEIRS_REJECTED, "blocked: no", 1, clock.seconds() + 100)
+        assert drive(clock, book.ledger(URL, ids)) == {ids[1]: entry}
+
+
 def test_few_entries_wait_to_be_written_with_others() -> None:
     clock, book = Clock(), MemoryBook()
     ledger = Ledger(book, URL, clock, retry=100)

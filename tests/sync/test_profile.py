@@ -275,7 +275,7 @@ def test_a_peer_that_reads_only_small_frames_gets_them_and_this_is_kept() -> Non
             return ["NOTICE", "ERROR: message is too large"]
         return None
 
-    learned = sync(world, Bent(world, small), PeerProfile())
+    learned = sync_for(world, Bent(world, small), PeerProfile())
     assert world.ours.held() == world.theirs.held()
     assert learned.frame_limit == 7500
     world.ours.hold(scattered(1700))

@@ -377,14 +377,16 @@ def test_silence_is_waited_out_and_chatter_does_not_prolong_it() -> None:
 @pytest.mark.parametrize(
     "text", ["could not parse command", "Welcome! unsupported clients see example.com"]
 )
-def test_a_notice_about_something_else_is_no_refusal(text: str) -> None:
-    world = World()
-    world.theirs.hold(events[:20])
+def test_notices_about_something_else_are_no_refusal(text: str) -> None:
+    world = World(SyncSettings(frame_limit=4096))
+    world.theirs.hold(events)
+    world.ours.hold(events[::2])
 
     class Chatty(BreaksOff):
         def _script(self, said: bytes) -> list[bytes]:
-            if b"NEG-OPEN" in said:
-                self._end.send(json.dumps(["NOTICE", text]).encode())
+            for _ in range(3):
+                if said.startswith((b'["NEG-OPEN"', b'["NEG-MSG"')):
+                    self._end.send(json.dumps(["NOTICE", text]).encode())
             self._inner.received(said)
             return []
 
@@ -392,7 +394,8 @@ def test_a_notice_about_something_else_is_no_refusal(text: str) -> None:
     sync = world.run_of()
     assert drive(world.clock, sync.run()).complete
     assert sync.profile.nip77 is True
-    assert world.ours.held() == set(ids[:20])
+    assert world.ours.held() == set(ids)
+    assert labels(world).count("NEG-MSG") > 1
 
 
 class BreaksOff(ScriptedPeer):
@@ -1147,6 +1150,47 @@ def test_an_event_that_a_peer_drops_without_a_word_is_explained() -> None:
     assert sync.progress.complete
     assert (sync.progress.rejected, dict(sync.progress.reasons)) == (1, {"no OK came": 1})
     assert run(world, book=book).explained == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted", "reasons"),
+    [
+        ((True, ""), (2, 0), {}),
+        ((False, "duplicate: have it"), (2, 0), {}),
+        ((False, "Duplicate"), (2, 0), {}),
+        ((False, "blocked: no"), (1, 1), {"blocked: no": 1}),
+    ],
+)
+def test_an_answer_that_comes_late_counts(
+    answer: tuple[bool, str], counted: tuple[int, int], reasons: dict[str, int]
+) -> None:
+    world = World(SyncSettings(upload_window=1))
+    world.ours.hold(events[:2])
+    late: list[str] = []
+
+    class Late(BreaksOff):
+        def _script(self, text: bytes) -> list[bytes]:
+            message = json.loads(text)
+            if message[0] == "EVENT" and not late:
+                late.append(message[1]["id"])
+                return []
+            self._inner.received(text)
+            if message[0] != "EVENT":
+                return []
+            return [json.dumps(["OK", late[0], *answer]).encode()]
+
+    world.dialer.peers[THEIRS] = lambda: Late(world)
+    book = MemoryBook()
+    sync = world.run_of(book=book)
+    done = Deferred.fromCoroutine(sync.run())
+    settle(world.clock)
+    world.clock.advance(30)
+    settle(world.clock)
+    assert done.called and sync.progress.complete
+    assert (sync.progress.sent, sync.progress.rejected) == counted
+    assert sync.progress.reasons == reasons
+    entries = drive(world.clock, book.entries(THEIRS, Residue.THEIRS_REJECTED, 9))
+    assert [(entry.text, entry.tries) for entry in entries.values()] == [(t, 1) for t in reasons]
 
 
 def test_an_event_that_a_peer_hangs_up_on_keeps_no_other_from_moving() -> None:
