@@ -46,16 +46,33 @@ _MOST_CARRIED = 10_000
 """Ids that wait to be sent while others have their turn."""
 
 
+_SPREAD = 60
+"""Seconds before a turn from which on a later one looks for what is new: clocks differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
     """How far a turn has come whose peer shows pages, so that the next does not begin anew.
 
-    :ivar left: windows whose pages are still to be read, newest first.
+    :ivar left: windows whose pages are still to be read, in this order.
+    :ivar as_of: the second at which it began.
     :ivar sent_later: ids found before, and not sent yet.
     """
 
     left: list[Window]
+    as_of: int
     sent_later: list[bytes]
+
+    def windows(self, wanted: Filter) -> list[Window]:
+        """What is to be read next: what the turn left, then what is newer than it.
+
+        In this order, as there may always be more news than fits into one link's life.
+        """
+        until = whole(wanted).until
+        since = max(whole(wanted).since, self.as_of - _SPREAD)
+        if since > until or any(window.until == until for window in self.left):
+            return self.left
+        return [*self.left, Window(since, until)]
 
 
 class SyncRun:
@@ -242,7 +259,8 @@ class SyncRun:
     async def _find(self, peer: Contact, records: RecordSet) -> None:
         """Find all differences, on from where the last turn ended."""
         reached, self.reached = self.reached, None
-        begins_with = [whole(self._wanted)] if reached is None else reached.left
+        as_of = int(self._node.clock.seconds())
+        begun = [whole(self._wanted)] if reached is None else reached.windows(self._wanted)
         if reached is not None:
             self._haves.add(reached.sent_later)
         search = Search(
@@ -253,15 +271,15 @@ class SyncRun:
             self._stepped,
             self._moved_on,
             partial(self._paging, peer),
-            None if reached is None else reached.left,
+            None if reached is None else begun,
         )
         try:
             await search.run(records)
         finally:
             is_partial = search.has_reconciled or self._wanted.limit is not None
             if search.left is not None and not is_partial:
-                self.reached = Reached(search.left, [])
-            self.got_further = search.left != begins_with
+                self.reached = Reached(search.left, as_of, [])
+            self.got_further = search.left != begun
             if search.broke_off:
                 self._lessons.broke_off(search.broke_off, moved=self.moved)
 

@@ -24,7 +24,7 @@ class Search:
     :param stepped: told of each step of a reconciliation, see :class:`Negotiation`.
     :param moved_on: returns when all that was found has moved.
     :param paging: makes one that reads pages and tells of what it finds.
-    :param left: windows that an earlier search left to be read page by page, newest first; None
+    :param left: windows that an earlier search left to be read page by page, in order; None
         where there was none, or it ended.
     :ivar left: the same, of this search.
     :ivar has_reconciled: whether pages are but a part of it.
