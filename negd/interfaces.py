@@ -319,12 +319,14 @@ class LedgerEntry:
     :ivar text: what was said: an ``OK`` text, a verdict.
     :ivar tries: how often it was tried in vain.
     :ivar retry_at: not to be tried before that second.
+    :ivar lost_to: hex id of the newer version that we hold; while we do, it need not be tried.
     """
 
     residue: Residue
     text: str
     tries: int
     retry_at: float
+    lost_to: str = ""
 
 
 class IPeerBook(Interface):

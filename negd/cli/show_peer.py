@@ -154,7 +154,8 @@ def _residue(peer: PeerDescription, residue: Residue, number: int, now: float) -
 
 def _entry(event_id: bytes, entry: LedgerEntry, now: float) -> tuple[str, ...]:
     retry = due(entry.retry_at, now) or "next sync"
-    return retry, f"{entry.tries:,}", event_id.hex(), plain(entry.text)
+    text = f"{entry.text} ({entry.lost_to})" if entry.lost_to else entry.text
+    return retry, f"{entry.tries:,}", event_id.hex(), plain(text)
 
 
 # --- for scripts --------------------------------------------------------------------------------

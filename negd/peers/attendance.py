@@ -131,7 +131,7 @@ class Attendance:
     async def _follow(self, opened: Contact) -> None:
         listing, document = self._peer.listing, self._peer.state.profile.document
         node = self._node.keeping_to(document, listing.budget.rate)
-        ledger = Ledger(self._peer.ledger_book, listing.url, node.clock, node.settings.ledger_retry)
+        ledger = Ledger(node, self._peer.ledger_book, listing.url)
         tail = Tail(opened, node, listing.wanted, listing.direction, ledger, self._peer.count)
         try:
             await tail.run()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
-from negd.interfaces import Fault, IIntake, Outcome, Residue
+from negd.interfaces import Fault, Outcome, Residue, Verdict
 from negd.nostr.event import Event
 from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
+from negd.sync.node import Node
+from negd.sync.rejoinders import rejoinders
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
-_OUTDATED = {Outcome.SUPERSEDED, Outcome.DELETED}
 _SETTLED = {Outcome.DELETED, Outcome.EXPIRED}
 """Verdicts that stand; a newer version may be deleted, and leave its place to an older one."""
 
@@ -20,19 +21,20 @@ class Arrivals:
     """Hands one peer's events to the intake, and writes down what becomes of each.
 
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
-    :param outdated: told of the events that were superseded or deleted.
+    :param outdated: told of our ids because of which an event was superseded or deleted.
     """
 
     def __init__(
         self,
         peer: Contact,
-        intake: IIntake,
+        node: Node,
         ledger: Ledger,
         moved: Callable[..., None],
-        outdated: Callable[[list[tuple[Event, Outcome]]], Awaitable[None]] | None = None,
+        outdated: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self._peer = peer
-        self._intake = intake
+        self._store = node.store
+        self._intake = node.intake
         self._ledger = ledger
         self._moved = moved
         self._outdated = outdated
@@ -45,27 +47,31 @@ class Arrivals:
         if not events:
             return
         self._peer.hear(events)
-        outcomes: Counter[Outcome] = Counter()
         verdicts = await self._intake.submit(list(events.values()))
-        for event_id, verdict in zip(events, verdicts, strict=True):
-            outcomes[verdict.outcome] += 1
-            if verdict.outcome in _STORED:
-                self._ledger.settle(event_id)
-            else:
-                if verdict.outcome is Outcome.INVALID:
-                    self._peer.dialogue.faults[Fault.INVALID] += 1
-                text = verdict.text or verdict.outcome.value
-                is_settled = verdict.outcome in _SETTLED
-                self._ledger.note(event_id, Residue.OURS_REJECTED, text, is_settled=is_settled)
+        outcomes = Counter(verdict.outcome for verdict in verdicts)
         already = outcomes[Outcome.DUPLICATE]
         stored = outcomes[Outcome.STORED] + already
         self._moved(fetched=stored, already=already, refused=len(verdicts) - stored)
-        if self._outdated is not None and outcomes.keys() & _OUTDATED:
-            await self._outdated(
-                [
-                    (event, verdict.outcome)
-                    for event, verdict in zip(events.values(), verdicts, strict=True)
-                    if verdict.outcome in _OUTDATED
-                ]
-            )
+        self._peer.dialogue.faults[Fault.INVALID] += outcomes[Outcome.INVALID]
+        for event, verdict in zip(events.values(), verdicts, strict=True):
+            if verdict.outcome in _STORED:
+                self._ledger.settle(event.id_bytes)
+            else:
+                await self._explain(event, verdict)
         await self._ledger.write()
+
+    async def _explain(self, event: Event, verdict: Verdict) -> None:
+        """Note why an event is refused; whoever is to be told of it learns what it lost to."""
+        outcome, ours = verdict.outcome, list[bytes]()
+        is_superseded = outcome is Outcome.SUPERSEDED
+        if self._outdated is not None or (is_superseded and self._ledger.is_kept):
+            ours = await rejoinders(self._store, event, outcome)
+        if self._outdated is not None and ours:
+            self._outdated(ours)
+        self._ledger.note(
+            event.id_bytes,
+            Residue.OURS_REJECTED,
+            verdict.text or outcome.value,
+            is_settled=outcome in _SETTLED,
+            lost_to=ours[0] if is_superseded and ours else b"",
+        )

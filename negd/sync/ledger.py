@@ -6,13 +6,12 @@ Consulted before a fetch and a push; never left out of a fingerprint.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from twisted.internet.interfaces import IReactorTime
-
 from negd.interfaces import IPeerBook, LedgerEntry, Residue
-from negd.sync.refusals import asks_for_patience, asks_who_we_are
+from negd.sync.node import Node
+from negd.sync.refusals import asks_for_patience, asks_who_we_are, holds_against_it
 
 _WRITE_AT = 1000
 _MOST_DOUBLINGS = 6
@@ -37,25 +36,23 @@ _LONGEST = 200
 class Ledger:
     """One peer's ledger during one run; written to the peer book in few commits.
 
+    A difference is tried again ``ledger_retry`` seconds after the first try in vain, and later
+    each time.
+
     :param book: None where the peer is not listed: nothing is looked up or kept then.
     :param is_whole: whether the run is about all that is kept equal with the peer.
-    :param retry: seconds after which a difference is tried again, doubled by every try in vain.
     :ivar reasons: what was said of the tries in vain of this run, the first so many texts, and
         how often.
     """
 
     def __init__(
-        self,
-        book: IPeerBook | None,
-        url: str,
-        clock: IReactorTime,
-        retry: float,
-        is_whole: bool = False,
+        self, node: Node, book: IPeerBook | None, url: str, is_whole: bool = False
     ) -> None:
+        self._store = node.store
         self._book = book
         self._url = url
-        self._clock = clock
-        self._retry = retry
+        self._clock = node.clock
+        self._retry = node.settings.ledger_retry
         self._retried: dict[bytes, LedgerEntry] = {}
         self._entries: dict[bytes, LedgerEntry] = {}
         self._settled: list[bytes] = []
@@ -63,28 +60,51 @@ class Ledger:
         self.reasons: Counter[str] = Counter()
 
     async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Those of the ids that are to be tried now, in order."""
+        """Those of the ids that are to be tried now, in order.
+
+        :raises negd.errors.StorageError: it is not known which these are.
+        """
         if self._book is None or not ids:
             return list(ids)
         entries = await self._book.ledger(self._url, ids)
         self._meet(entries)
+        waiting = await self._waiting(entries)
+        self._retried.update((i, entry) for i, entry in entries.items() if i not in waiting)
+        return [event_id for event_id in ids if event_id not in waiting]
+
+    async def _waiting(self, entries: Mapping[bytes, LedgerEntry]) -> set[bytes]:
+        """Those whose time has not come, and that would still lose to what they lost to."""
         now = self._clock.seconds()
-        self._retried.update(
-            (event_id, entry) for event_id, entry in entries.items() if entry.retry_at <= now
-        )
-        return [i for i in ids if i not in entries or entries[i].retry_at <= now]
+        waiting = {event_id for event_id, entry in entries.items() if entry.retry_at > now}
+        winners = {i: bytes.fromhex(entries[i].lost_to) for i in waiting if entries[i].lost_to}
+        if winners:
+            held = await self._store.known(list(set(winners.values())))
+            waiting -= {event_id for event_id, winner in winners.items() if winner not in held}
+        return waiting
 
     def remark(self, text: str) -> None:
         """Something about differences that have no ids, for :attr:`reasons`."""
         if text in self.reasons or len(self.reasons) < _MOST_REASONS:
             self.reasons[text] += 1
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is noted is looked up at later syncs."""
+        return self._book is not None
+
     def note(
-        self, event_id: bytes, residue: Residue, text: str, *, is_settled: bool = False
+        self,
+        event_id: bytes,
+        residue: Residue,
+        text: str,
+        *,
+        is_settled: bool = False,
+        lost_to: bytes = b"",
     ) -> None:
         """A try was in vain, and this is why.
 
         :param is_settled: whether a further try would be in vain as well.
+        :param lost_to: the newer version that we hold: while we do, it would.
         """
         text = text[:_LONGEST]
         self.remark(text)
@@ -93,8 +113,9 @@ class Ledger:
         earlier = self._retried.pop(event_id, None)
         tries = 1 if earlier is None else earlier.tries + 1
         first = min(self._retry, _PATIENCE) if asks_for_patience(text) else self._retry
-        wait = _SETTLED if is_settled else self._wait(tries, first)
-        self._enter(event_id, LedgerEntry(residue, text, tries, self._clock.seconds() + wait))
+        wait = _SETTLED if is_settled or lost_to else self._wait(tries, first)
+        retry_at = self._clock.seconds() + wait
+        self._enter(event_id, LedgerEntry(residue, text, tries, retry_at, lost_to.hex()))
 
     def _enter(self, event_id: bytes, entry: LedgerEntry) -> None:
         self._entries[event_id] = entry
@@ -112,7 +133,8 @@ class Ledger:
 
     def note_refusal(self, event_id: bytes, residue: Residue, text: str) -> None:
         """As :meth:`note`, for a peer's words; they may mean that it wants to know who we are."""
-        self.note(event_id, Residue.AUTH_GATED if asks_who_we_are(text) else residue, text)
+        why = Residue.AUTH_GATED if asks_who_we_are(text) else residue
+        self.note(event_id, why, text, is_settled=holds_against_it(text))
 
     def note_lost(self, event_id: bytes) -> None:
         """The link has ended before an event was answered; it may be the reason, or not.

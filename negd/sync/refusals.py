@@ -62,6 +62,8 @@ _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
 
 _DUPLICATE = re.compile(r"duplicate\b", re.IGNORECASE)
 
+_OUTDATED = re.compile(r"(replaced|superseded|deleted)\b", re.IGNORECASE)
+
 _FRAME = re.compile(
     r"(message|frame|payload|packet|msg)\b.{0,20}\b(too (big|large|long)|exceeds)"
     r"|max\w* (message|frame|payload|msg) (size|length)|\(1009: ",
@@ -120,6 +122,11 @@ _FOR_LESS = re.compile(
 def holds_it(text: str) -> bool:
     """Whether an event was refused as the peer has it already."""
     return _DUPLICATE.match(text) is not None
+
+
+def holds_against_it(text: str) -> bool:
+    """Whether an event was refused for a newer version, or a deletion, that the peer has."""
+    return _OUTDATED.match(text) is not None
 
 
 def asks_who_we_are(text: str) -> bool:

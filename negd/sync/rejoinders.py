@@ -6,7 +6,7 @@ an event does not match what the event matches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from negd.interfaces import IEventStore, Outcome
 from negd.nostr.event import Event, decode
@@ -18,20 +18,17 @@ _MOST = 10
 """Events of ours looked at for each one of the peer's."""
 
 
-async def rejoinders(
-    store: IEventStore, refused: Iterable[tuple[Event, Outcome]]
-) -> dict[bytes, None]:
-    """Ids of our events because of which we refused those of a peer, each once.
+async def rejoinders(store: IEventStore, event: Event, outcome: Outcome) -> list[bytes]:
+    """Ids of our events because of which we refused one of a peer.
 
     :raises negd.errors.StorageError: they could not be read.
     """
-    found: dict[bytes, None] = {}
-    for event, outcome in refused:
-        for wanted in _causes(event, outcome):
-            for text in (await store.query(wanted, page=_MOST)).events:
-                ours = decode(text)
-                if outcome is Outcome.DELETED or _supersedes(ours, event):
-                    found[ours.id_bytes] = None
+    found = []
+    for wanted in _causes(event, outcome):
+        for text in (await store.query(wanted, page=_MOST)).events:
+            ours = decode(text)
+            if outcome is Outcome.DELETED or _supersedes(ours, event):
+                found.append(ours.id_bytes)
     return found
 
 

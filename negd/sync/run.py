@@ -11,8 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from negd.errors import PeerError
-from negd.interfaces import Direction, IPeerBook, Outcome, PeerProfile, SyncProgress
-from negd.nostr.event import Event
+from negd.interfaces import Direction, IPeerBook, PeerProfile, SyncProgress
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet, Step
 from negd.sync.arrivals import Arrivals
@@ -24,7 +23,6 @@ from negd.sync.ledger import Ledger
 from negd.sync.lessons import Lessons
 from negd.sync.node import Node
 from negd.sync.paging import Paging
-from negd.sync.rejoinders import rejoinders
 from negd.sync.search import Search
 from negd.sync.together import together
 from negd.sync.upload import Upload
@@ -116,7 +114,7 @@ class SyncRun:
         self._needs = Differences(self._allowance, direction is not Direction.UP)
         self._is_cut_short = False
         self._is_turn_over = False
-        self._ledger = Ledger(book, url, node.clock, node.settings.ledger_retry, is_whole)
+        self._ledger = Ledger(node, book, url, is_whole)
         self._peer: Contact | None = None
         self.reached = reached
         self.got_further = self.is_abandoned = False
@@ -222,12 +220,11 @@ class SyncRun:
     def _arrivals(self, peer: Contact, moved: Callable[..., None]) -> Arrivals:
         is_partial = not self._wanted.is_everything
         outdated = self._tell_newer if is_partial else None
-        return Arrivals(peer, self._node.intake, self._ledger, moved, outdated)
+        return Arrivals(peer, self._node, self._ledger, moved, outdated)
 
-    async def _tell_newer(self, refused: list[tuple[Event, Outcome]]) -> None:
-        """Have the newer version, or the deletion, of a peer's events sent to it."""
-        found = await rejoinders(self._node.store, refused)
-        self._moved(have=self._haves.add(found))
+    def _tell_newer(self, ours: list[bytes]) -> None:
+        """Have the newer version, or the deletion, of an event of the peer's sent to it."""
+        self._moved(have=self._haves.add(ours))
 
     async def _gather(self, peer: Contact, records: RecordSet, arrivals: Arrivals) -> None:
         """Find the differences and fetch; what comes may call for more to be sent."""

@@ -63,7 +63,7 @@ class Tail:
         self._wanted = replace(wanted, limit=None)
         self._direction = direction
         self._ledger = ledger
-        self._arrivals = Arrivals(peer, node.intake, ledger, moved)
+        self._arrivals = Arrivals(peer, node, ledger, moved)
         self._clock = node.clock
         self._line = Line()
         self._upload = Upload(peer, self._line, node, ledger, moved)

@@ -189,7 +189,9 @@ class ShowTests(Commands):
         )
         entries = [
             LedgerEntry(Residue.UNFETCHABLE, "not returned", 1, now + 4000),
-            LedgerEntry(Residue.OURS_REJECTED, "replaced: have a newer event", 12, now - 5),
+            LedgerEntry(
+                Residue.OURS_REJECTED, "replaced: have a newer event", 12, now - 5, "0b" * 32
+            ),
             LedgerEntry(Residue.OURS_REJECTED, "deleted:\x1b[2J", 1, now + 90000),
             LedgerEntry(Residue.OURS_REJECTED, "deleted", 1, now + 90000),
         ]
@@ -224,7 +226,7 @@ class ShowTests(Commands):
                 "",
                 "3 refused by us: replaced, deleted, expired or not valid",
                 f"  RETRY      TRIES  {'EVENT':<64}  WHAT WAS SAID",
-                f"  next sync     12  {'01' * 32}  replaced: have a newer event",
+                f"  next sync     12  {'01' * 32}  replaced: have a newer event ({'0b' * 32})",
                 f"  in 1 d         1  {'02' * 32}  deleted:?[2J",
                 "  and 1 more",
                 "",

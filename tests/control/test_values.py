@@ -43,7 +43,7 @@ PROFILE = PeerProfile(
 )
 STATE = PeerState(1, 2, PeerStatus.ERROR, "no answer", 3, 4.25, PROFILE, True)
 ENTRIES = {
-    bytes([n]) * 32: LedgerEntry(residue, f"no: \u2028 {n}", n + 1, 7.5 + n)
+    bytes([n]) * 32: LedgerEntry(residue, f"no: \u2028 {n}", n + 1, 7.5 + n, "0a" * n)
     for n, residue in enumerate(Residue)
 }
 PEER = PeerDescription(

@@ -170,11 +170,25 @@ def test_what_we_refuse_is_explained_and_not_fetched_again() -> None:
     assert (first.need, first.fetched, first.refused) == (1, 0, 1)
     (entry,) = drive(world.clock, book.ledger(THEIRS, [old.id_bytes])).values()
     assert (entry.residue, entry.text) == (Residue.OURS_REJECTED, "replaced: have a newer event")
+    assert entry.lost_to == new.id
     second = run(world, direction=Direction.DOWN, book=book)
     assert (second.need, second.refused, second.explained) == (1, 0, 1)
     assert asked_ids(world) == []
-    world.clock.advance(SyncSettings().ledger_retry)
+    world.clock.advance(29 * 24 * 3600)
+    assert run(world, direction=Direction.DOWN, book=book).explained == 1
+    assert asked_ids(world) == []
+
+
+def test_what_was_replaced_here_comes_when_the_newer_version_is_deleted() -> None:
+    world = World()
+    old, new = (alice.sign(created_at=at, kind=0, content=str(at)) for at in (10, 20))
+    world.ours.hold([new])
+    world.theirs.hold([old])
+    book = MemoryBook()
     assert run(world, direction=Direction.DOWN, book=book).refused == 1
+    world.ours.hold([alice.sign(created_at=30, kind=5, tags=[["e", new.id]])])
+    assert run(world, direction=Direction.DOWN, book=book).fetched == 1
+    assert drive(world.clock, book.residues(THEIRS)) == {}
 
 
 def test_what_is_deleted_here_is_not_fetched_again_and_again() -> None:
@@ -201,6 +215,7 @@ def test_what_the_peer_refuses_is_explained_and_not_pushed_again() -> None:
     (entry,) = drive(world.clock, book.ledger(THEIRS, [doomed.id_bytes])).values()
     assert entry.residue is Residue.THEIRS_REJECTED
     assert entry.text.startswith("deleted:")
+    world.clock.advance(29 * 24 * 3600)
     second = run(world, direction=Direction.UP, book=book)
     assert (second.sent, second.rejected, second.explained) == (0, 0, 1)
     assert "EVENT" not in labels(world)

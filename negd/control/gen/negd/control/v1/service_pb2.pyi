@@ -134,18 +134,20 @@ class RelayDocument(_message.Message):
     def __init__(self, software: _Optional[str] = ..., version: _Optional[str] = ..., supported_nips: _Optional[_Iterable[int]] = ..., max_message_length: _Optional[int] = ..., max_subscriptions: _Optional[int] = ..., max_limit: _Optional[int] = ..., auth_required: bool = ..., payment_required: bool = ...) -> None: ...
 
 class LedgerEntry(_message.Message):
-    __slots__ = ("id", "residue", "text", "tries", "retry_at")
+    __slots__ = ("id", "residue", "text", "tries", "retry_at", "lost_to")
     ID_FIELD_NUMBER: _ClassVar[int]
     RESIDUE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TRIES_FIELD_NUMBER: _ClassVar[int]
     RETRY_AT_FIELD_NUMBER: _ClassVar[int]
+    LOST_TO_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     residue: str
     text: str
     tries: int
     retry_at: float
-    def __init__(self, id: _Optional[bytes] = ..., residue: _Optional[str] = ..., text: _Optional[str] = ..., tries: _Optional[int] = ..., retry_at: _Optional[float] = ...) -> None: ...
+    lost_to: str
+    def __init__(self, id: _Optional[bytes] = ..., residue: _Optional[str] = ..., text: _Optional[str] = ..., tries: _Optional[int] = ..., retry_at: _Optional[float] = ..., lost_to: _Optional[str] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
     __slots__ = ("url", "filter", "since")
