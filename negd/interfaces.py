@@ -613,6 +613,7 @@ class PeerDescription:
     :ivar compression: whether permessage-deflate is offered.
     :ivar max_rate: bytes a second that a link carries, each way; 0 for no limit.
     :ivar max_events: events that one sync moves; 0 for no limit.
+    :ivar tail_refused: the peer's words, where it has ended the tail and that begins again later.
     """
 
     url: str
@@ -630,6 +631,7 @@ class PeerDescription:
     max_rate: int = 0
     max_events: int = 0
     elsewhere: bool = False
+    tail_refused: str = ""
 
 
 class IPeerSync(Interface):

@@ -77,7 +77,10 @@ def _terms(peer: PeerDescription) -> Iterator[tuple[str, str]]:
     yield "direction", _DIRECTIONS[peer.direction.value]
     yield "filter", "everything" if peer.wanted.is_everything else wanted
     yield "interval", interval(peer.interval)
-    yield "tail", "on: new events move as they come" if peer.tail else "off"
+    if peer.tail_refused:
+        yield "tail", f"ended by the peer, begins again later: {plain(peer.tail_refused)}"
+    else:
+        yield "tail", "on: new events move as they come" if peer.tail else "off"
     if peer.proxy:
         yield "proxy", plain(peer.proxy)
     if peer.compression:
@@ -171,6 +174,7 @@ def _as_json(peer: PeerDescription) -> dict[str, object]:
         "filter": peer.wanted.to_json(),
         "interval": peer.interval,
         "tail": peer.tail,
+        "tail_refused": peer.tail_refused,
         "proxy": peer.proxy,
         "compression": peer.compression,
         "max_rate": peer.max_rate,

@@ -45,6 +45,7 @@ def peer_to_proto(peer: PeerDescription) -> proto.Peer:
         max_events=peer.max_events,
         linked=peer.linked,
         elsewhere=peer.elsewhere,
+        tail_refused=peer.tail_refused,
         state=to_builtins(peer.state),
         residues={residue.value: count for residue, count in peer.residues.items()},
         entries=[
@@ -74,6 +75,7 @@ def peer_from_proto(found: proto.Peer) -> PeerDescription:
         max_events=found.max_events,
         linked=found.linked,
         elsewhere=found.elsewhere,
+        tail_refused=found.tail_refused,
         state=convert(_fields(found.state), PeerState),
         residues={Residue(word): count for word, count in found.residues.items()},
         entries={entry.id: convert(_fields(entry), LedgerEntry) for entry in found.entries},

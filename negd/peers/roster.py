@@ -244,6 +244,7 @@ class Roster:
             max_rate=listing.budget.rate,
             max_events=listing.budget.events,
             linked=peer.contact is not None,
+            tail_refused="" if peer.contact is None else peer.contact.tail_refused,
             elsewhere=self._active and peer.listed and not peer.ours,
             state=peer.shown,
             residues=residues,

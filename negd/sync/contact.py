@@ -35,12 +35,13 @@ class Contact:
     """A link and its dialogue; made by :func:`get_in_touch`.
 
     :ivar fault: why the link is given up, where that is the peer's fault; else nothing.
+    :ivar tail_refused: the peer's words, while it will not be tailed on this link; else nothing.
     """
 
     def __init__(self, node: Node, link: IPeerLink, dialogue: Dialogue) -> None:
         self.link = link
         self.dialogue = dialogue
-        self.fault = ""
+        self.fault = self.tail_refused = ""
         self._node = node
         self._names = count(1)
         self._answered: str | None = None

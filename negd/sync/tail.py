@@ -105,7 +105,9 @@ class Tail:
                 s=pause,
                 text=refusal,
             )
+            self._peer.tail_refused = refusal
             await deferLater(self._clock, pause)
+            self._peer.tail_refused = ""
 
     async def _subscribe(self) -> str:
         name = self._peer.subscription_name()

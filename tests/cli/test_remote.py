@@ -259,6 +259,12 @@ class ShowTests(Commands):
             ],
         )
 
+    async def test_a_tail_that_the_peer_has_ended_is_said_so(self) -> None:
+        self.peers.listed[PEER] = PeerState()
+        self.peers.terms = replace(self.peers.terms, tail_refused="blocked: no\x07")
+        lines = (await self.output("peers", "show", PEER)).splitlines()
+        self.assertIn("tail       ended by the peer, begins again later: blocked: no?", lines)
+
     async def test_counts_alone_are_shown_where_no_events_are_wanted(self) -> None:
         self.fill()
         shown = await self.output("peers", "show", PEER, "--entries", "0")

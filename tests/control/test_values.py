@@ -55,6 +55,7 @@ PEER = PeerDescription(
     tail=True,
     linked=True,
     elsewhere=True,
+    tail_refused="blocked: no",
     state=STATE,
     residues=dict.fromkeys(Residue, 2**40),
     entries=ENTRIES,

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from negd.errors import PeerError, StorageError
-from negd.interfaces import Direction, PeerState
+from negd.interfaces import Direction, PeerDescription, PeerState
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
@@ -146,6 +146,10 @@ def test_links_that_do_not_last_are_opened_ever_later(attending: Attend) -> None
     assert gaps[-1] >= 8 * gaps[0]
 
 
+def described(world: World) -> PeerDescription:
+    return drive(world.clock, world.ours.roster.describe(THEIRS, 0))
+
+
 def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending: Attend) -> None:
     world = attending()
     tail = world.theirs.served[-1]
@@ -155,8 +159,10 @@ def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending:
     world.ours.hold(events[10:15])
     settle(world.clock)
     assert world.theirs.held() == set(ids[:15])
+    assert described(world).tail_refused == "blocked: no subscriptions"
     world.clock.advance(20)
     settle(world.clock)
+    assert described(world).tail_refused == ""
     world.theirs.hold([alice.sign(created_at=NOW + 20)])
     settle(world.clock)
     assert len(world.ours.held()) == 16, "the tail began again"

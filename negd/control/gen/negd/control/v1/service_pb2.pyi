@@ -18,7 +18,7 @@ class ShowPeerRequest(_message.Message):
     def __init__(self, url: _Optional[str] = ..., entries: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("url", "listed", "direction", "filter", "interval", "tail", "linked", "state", "residues", "entries", "proxy", "compression", "max_rate", "max_events", "elsewhere")
+    __slots__ = ("url", "listed", "direction", "filter", "interval", "tail", "linked", "state", "residues", "entries", "proxy", "compression", "max_rate", "max_events", "elsewhere", "tail_refused")
     class ResiduesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Peer(_message.Message):
     MAX_RATE_FIELD_NUMBER: _ClassVar[int]
     MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    TAIL_REFUSED_FIELD_NUMBER: _ClassVar[int]
     url: str
     listed: bool
     direction: str
@@ -56,7 +57,8 @@ class Peer(_message.Message):
     max_rate: int
     max_events: int
     elsewhere: bool
-    def __init__(self, url: _Optional[str] = ..., listed: bool = ..., direction: _Optional[str] = ..., filter: _Optional[str] = ..., interval: _Optional[float] = ..., tail: bool = ..., linked: bool = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., residues: _Optional[_Mapping[str, int]] = ..., entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., proxy: _Optional[str] = ..., compression: bool = ..., max_rate: _Optional[int] = ..., max_events: _Optional[int] = ..., elsewhere: bool = ...) -> None: ...
+    tail_refused: str
+    def __init__(self, url: _Optional[str] = ..., listed: bool = ..., direction: _Optional[str] = ..., filter: _Optional[str] = ..., interval: _Optional[float] = ..., tail: bool = ..., linked: bool = ..., state: _Optional[_Union[PeerState, _Mapping]] = ..., residues: _Optional[_Mapping[str, int]] = ..., entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., proxy: _Optional[str] = ..., compression: bool = ..., max_rate: _Optional[int] = ..., max_events: _Optional[int] = ..., elsewhere: bool = ..., tail_refused: _Optional[str] = ...) -> None: ...
 
 class PeerState(_message.Message):
     __slots__ = ("last_sync", "events_synced", "status", "last_error", "consecutive_failures", "next_sync", "profile", "configured")
