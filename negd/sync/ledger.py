@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from negd.interfaces import IPeerBook, LedgerEntry, Residue
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience, asks_who_we_are, holds_against_it
+from negd.sync.refusals import asks_for_patience, asks_who_we_are, has_deleted_it
 
 _WRITE_AT = 1000
 _MOST_DOUBLINGS = 6
@@ -134,7 +134,7 @@ class Ledger:
     def note_refusal(self, event_id: bytes, residue: Residue, text: str) -> None:
         """As :meth:`note`, for a peer's words; they may mean that it wants to know who we are."""
         why = Residue.AUTH_GATED if asks_who_we_are(text) else residue
-        self.note(event_id, why, text, is_settled=holds_against_it(text))
+        self.note(event_id, why, text, is_settled=has_deleted_it(text))
 
     def note_lost(self, event_id: bytes) -> None:
         """The link has ended before an event was answered; it may be the reason, or not.

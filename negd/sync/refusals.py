@@ -62,7 +62,7 @@ _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
 
 _DUPLICATE = re.compile(r"duplicate\b", re.IGNORECASE)
 
-_OUTDATED = re.compile(r"(replaced|superseded|deleted)\b", re.IGNORECASE)
+_DELETED = re.compile(r"deleted\b", re.IGNORECASE)
 
 _FRAME = re.compile(
     r"(message|frame|payload|packet|msg)\b.{0,20}\b(too (big|large|long)|exceeds)"
@@ -124,9 +124,9 @@ def holds_it(text: str) -> bool:
     return _DUPLICATE.match(text) is not None
 
 
-def holds_against_it(text: str) -> bool:
-    """Whether an event was refused for a newer version, or a deletion, that the peer has."""
-    return _OUTDATED.match(text) is not None
+def has_deleted_it(text: str) -> bool:
+    """Whether an event was refused for a deletion, which stands; a newer version may go."""
+    return _DELETED.match(text) is not None
 
 
 def asks_who_we_are(text: str) -> bool:

@@ -221,6 +221,19 @@ def test_what_the_peer_refuses_is_explained_and_not_pushed_again() -> None:
     assert "EVENT" not in labels(world)
 
 
+def test_what_the_peer_has_a_newer_version_of_is_pushed_when_that_is_deleted() -> None:
+    world = World()
+    old, new = (alice.sign(created_at=at, kind=0, content=str(at)) for at in (10, 20))
+    world.ours.hold([old])
+    world.theirs.hold([new])
+    book = MemoryBook()
+    assert run(world, direction=Direction.UP, book=book).rejected == 1
+    world.theirs.hold([alice.sign(created_at=30, kind=5, tags=[["e", new.id]])])
+    world.clock.advance(SyncSettings().ledger_retry)
+    assert run(world, direction=Direction.UP, book=book).sent == 1
+    assert old.id_bytes in world.theirs.held()
+
+
 def test_an_explained_difference_that_resolves_is_struck_out() -> None:
     world = World()
     world.theirs.hold(events[:1])
