@@ -102,7 +102,8 @@ def main() -> None:
     """Serve on stdin. Signals that a whole group gets are its parent's business."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(_NICE)
     with socket(fileno=0) as connection:
         serve(connection)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from socket import socketpair
-from subprocess import DEVNULL, Popen
+from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -37,6 +38,9 @@ _ENOUGH = 4
 
 _PATIENCE = 60.0
 """Seconds after which a process that does not answer is given up; it should take some 10 ms."""
+
+_LAST = 1.0
+"""Seconds for which one that does not work may end by itself, and so say why."""
 
 _PAUSE = 60.0
 """Seconds for which threads do the work where processes do not come to work."""
@@ -85,11 +89,17 @@ class CheckerProcess:
         """
         return ask(self._socket, text)
 
-    def end(self) -> None:
-        """End it, whatever it does: it has nothing to lose."""
+    def end(self, patience: float = 0) -> int:
+        """End it, whatever it does: it has nothing to lose.
+
+        :param patience: seconds for which it may end by itself.
+        :returns: its exit status; minus a signal's number where that has ended it.
+        """
         self._socket.close()
+        with suppress(TimeoutExpired):
+            return self._process.wait(patience)
         self._process.kill()
-        self._process.wait()
+        return self._process.wait()
 
 
 class Checkers:
@@ -227,6 +237,8 @@ def _started(start: Callable[[], CheckerProcess]) -> CheckerProcess:
     process = start()
     try:
         process.check(b"")
+    except OSError as error:
+        raise ConnectionError(f"{error} (exit status {process.end(_LAST)})") from None
     except BaseException:
         process.end()
         raise

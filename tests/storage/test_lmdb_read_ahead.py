@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.logger import capturedLogs, formatEvent
@@ -46,7 +47,12 @@ def read_ahead_of(stand: Stand) -> None:
 
 def test_a_store_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr(store, "read_ahead", lambda *args: read.append(read_ahead(*args)))
+
+    def noted(*args: Any) -> int:
+        read.append(read_ahead(*args))
+        return read[-1]
+
+    monkeypatch.setattr(store, "read_ahead", noted)
     with opened(tmp_path) as stand:
         read_ahead_of(stand)
         assert read == [(tmp_path / "data.mdb").stat().st_size]
@@ -64,7 +70,7 @@ def test_a_stop_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.M
     "content",
     [None, b"", b"MemTotal: 9 kB\n", b"MemAvailable:\n", b"\xff: a\nMemAvailable: b kB\n"],
 )
-def test_where_a_system_does_not_tell_its_memory_nothing_is_read_and_nothing_said(
+def test_where_a_system_does_not_tell_its_memory_nothing_is_read_and_it_is_said(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meminfo = tmp_path / "meminfo"
@@ -74,7 +80,9 @@ def test_where_a_system_does_not_tell_its_memory_nothing_is_read_and_nothing_sai
     assert available_memory() == 0
     with capturedLogs() as told, opened(tmp_path / "store") as stand:
         read_ahead_of(stand)
-    assert told == []
+    (line,) = map(formatEvent, told)
+    assert line.startswith(f"store {tmp_path / 'store'} is not read ahead: it has ")
+    assert line.endswith("of the memory 0 are known to be available")
 
 
 def test_a_file_that_cannot_be_read_is_logged(

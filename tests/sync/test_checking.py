@@ -16,6 +16,7 @@ import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from negd.nostr.filing import Filing, filing_of
@@ -173,10 +174,28 @@ class CheckersTests(TestCase):
     async def test_where_the_program_cannot_run_threads_do_it(self) -> None:
         self.patch(sys, "executable", "/bin/false")
         checkers = self.checkers()
-        while not self.started:
-            self.assertEqual(await checkers(MIXED), CHECKED)
+        with capturedLogs() as told:
+            while not told:
+                self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 1)
+        line = formatEvent(told[0])
+        self.assertIn("do not work, threads do it for 60 s: ", line)
+        self.assertIn("(exit status 1)", line)
+
+    def test_a_process_works_where_it_may_not_be_nice(self) -> None:
+        code = (
+            "import os\ndef deny(_): raise PermissionError('not here')\nos.nice = deny\n"
+            "from negd.sync.checker import main\nmain()"
+        )
+        ours, theirs = socketpair()
+        with ours:
+            with theirs:
+                process = subprocess.Popen([sys.executable, "-c", code], stdin=theirs.fileno())
+            (answer,) = ask(ours, GOOD[0].encode())
+            assert isinstance(answer, Filing)
+            self.assertEqual(answer.keep(GOOD[0]), FILED[0])
+        self.assertEqual(process.wait(30), 0)
 
     async def test_stopping_finishes_what_was_begun_and_leaves_no_process(self) -> None:
         checkers = await self.at_work(2)

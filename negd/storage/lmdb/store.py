@@ -208,7 +208,15 @@ class LmdbStorage:
 
     def _read_ahead(self) -> None:
         with storage_errors(f"store {self._environment.folder} cannot be read ahead"):
-            read_ahead(self._environment.data, available_memory(), self._pace)
+            environment, available = self._environment, available_memory()
+            if not read_ahead(environment.data, available, self._pace):
+                log.info(
+                    "store {folder} is not read ahead: it has {bytes} bytes, and of the memory "
+                    "{available} are known to be available",
+                    folder=environment.folder,
+                    bytes=environment.bytes,
+                    available=available,
+                )
 
     def _say(self, failure: Failure) -> None:
         if not self._pace.is_stopped:
