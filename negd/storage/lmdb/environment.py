@@ -24,6 +24,7 @@ from typing import TypeAlias
 import lmdb
 
 from negd.errors import DamagedStore, OlderStore, StorageError
+from negd.storage.lmdb.ownership import give_away
 from negd.storage.lmdb.pace import Pause, at_once
 from negd.storage.lmdb.pages import PageFile
 from negd.storage.lmdb.trees import EMPTY, NO_START, State, damaged_meta
@@ -189,12 +190,15 @@ class Environment:
         if os.path.exists(self.data) and self.bytes == 0:
             raise self._damaged(EMPTY)
         try:
-            return _open(self.folder, self._read_only, self._first_map, self._sync)
+            opened = _open(self.folder, self._read_only, self._first_map, self._sync)
         except lmdb.Error:
             fault = damaged_meta(self.data)
             if fault is None:
                 raise
             raise self._damaged(fault) from None
+        for name in (_DATA, _READERS):
+            give_away(os.path.join(self.folder, name))
+        return opened
 
     def _damaged(self, fault: str) -> DamagedStore:
         return DamagedStore(
@@ -457,8 +461,10 @@ def _lock(folder: str) -> tuple[int, bool]:
     """
     with storage_errors(f"store {folder} cannot be opened"):
         _make_folder(folder)
-        descriptor = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        path = os.path.join(folder, _LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            give_away(path)
             return descriptor, _own(folder, descriptor)
         except BaseException:
             os.close(descriptor)
@@ -466,12 +472,18 @@ def _lock(folder: str) -> tuple[int, bool]:
 
 
 def _make_folder(folder: str) -> None:
+    missing, path = [], os.path.abspath(folder)
+    while not os.path.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
     try:
         os.makedirs(folder, exist_ok=True)
     except FileExistsError as error:
         raise StorageError(
             f"store {folder} cannot be opened: {error.filename} is a file, not a folder"
         ) from None
+    for made in reversed(missing):
+        give_away(made)
 
 
 def _own(folder: str, descriptor: int) -> bool:
@@ -561,6 +573,9 @@ def _swap(new: str, folder: str, keep: bool) -> str | None:
         if keep:
             kept = next(itertools.filterfalse(os.path.exists, _kept_names(folder)))
             os.link(old, kept)
+        shutil.copymode(old, data_file(new))
+        give_away(new)
+        give_away(data_file(new))
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, _READERS))
         os.rename(data_file(new), old)
