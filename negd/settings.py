@@ -59,7 +59,8 @@ class EndpointSettings(Section, frozen=True):
 
     :ivar listen: Twisted server endpoint strings.
     :ivar max_message: bytes of one message, both ways.
-    :ivar max_unanswered: EVENTs of one client waiting for their OK; reading stops beyond it.
+    :ivar max_unanswered: commands of one client that are not answered; reading stops beyond it,
+        and where they have more bytes than four messages may have.
     :ivar max_outgoing: bytes in line for one client; beyond it no commands are read, stored
         events wait, and subscriptions with new events end with CLOSED.
     :ivar stall: seconds after which a client that takes nothing is dropped.

@@ -45,6 +45,9 @@ _INTERNAL = "error: internal error"
 _READERS = 4
 """Subscriptions of one connection that read the store at a time."""
 
+_LARGEST = 4
+"""Messages of the largest size that one client's unanswered commands may take together."""
+
 _MOST_VALUES = 20_000
 """Values in the filters of one connection's subscriptions: each is a key in the store's watches.
 
@@ -84,13 +87,15 @@ class Conversation:
         self._subscriptions: dict[str, Subscription] = {}
         self._opening: dict[str, NegOpen] = {}
         self._events: list[Event] = []
-        self._unanswered = 0
+        self._events_size = self._size = 0
+        self._unanswered = self._unanswered_size = 0
         self._reading = True
 
     # --- what the transport tells ---------------------------------------------------------------
 
     def received(self, text: bytes) -> None:
         """Handle one text message. Raises nothing."""
+        self._size = len(text)
         try:
             message = decode_client(text)
             _COMMANDS[type(message)](self, message)
@@ -110,6 +115,7 @@ class Conversation:
         """Hand on the events that came with one read from the network, together."""
         if self._events:
             events, self._events = self._events, []
+            self._size, self._events_size = self._events_size, 0
             self._start(self._publish(events), len(events))
 
     def lost(self) -> None:
@@ -124,6 +130,7 @@ class Conversation:
 
     def _on_event(self, message: Publish) -> None:
         self._events.append(message.event)
+        self._events_size += self._size
 
     def _on_auth(self, message: Auth) -> None:
         """No challenge was sent, so no answer to one can be right (NIP-42)."""
@@ -214,10 +221,13 @@ class Conversation:
 
     def _start(self, work: Any, weight: int = 1) -> None:
         """Run a coroutine that raises nothing; until it ends its answers count as owed."""
+        size = self._size
         self._unanswered += weight
+        self._unanswered_size += size
 
         def finish(_: object) -> None:
             self._unanswered -= weight
+            self._unanswered_size -= size
             self._regulate()
 
         Deferred.fromCoroutine(work).addBoth(finish)
@@ -225,12 +235,15 @@ class Conversation:
     def _regulate(self) -> None:
         """Stop reading while too much is owed to the client, or waits for it to read."""
         settings = self._backend.settings
-        owed, queued = self._unanswered + len(self._events), self.outgoing.queued
-        if self._reading:
-            if owed >= settings.max_unanswered or queued > settings.max_outgoing:
-                self._reading = False
-                self._channel.pause()
-        elif owed < settings.max_unanswered / 2 and queued <= settings.max_outgoing / 2:
+        full = max(
+            (self._unanswered + len(self._events)) / settings.max_unanswered,
+            (self._unanswered_size + self._events_size) / (_LARGEST * settings.max_message),
+            self.outgoing.queued / (settings.max_outgoing + 1),
+        )
+        if self._reading and full >= 1:
+            self._reading = False
+            self._channel.pause()
+        elif not self._reading and full < 1 / 2:
             self._reading = True
             self._channel.resume()
 

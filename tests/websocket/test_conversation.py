@@ -231,6 +231,19 @@ def test_reading_stops_at_the_bound_of_unanswered_events_and_goes_on_below_half(
     assert [message[1] for message in client.heard()] == [event.id for event in events[:3]]
 
 
+def test_reading_stops_at_the_bound_of_unanswered_bytes_and_goes_on_below_half() -> None:
+    intake = SlowIntake()
+    client = Client({"intake": intake}, max_message=4096)
+    for size in (4096, 8192, 3072):
+        assert client.channel.reading
+        client.say(publish(note(1000, content="x" * size)))
+    assert not client.channel.reading
+    intake.calls[0][1].errback(LimitReached("later"))
+    assert not client.channel.reading
+    intake.calls[1][1].errback(LimitReached("later"))
+    assert client.channel.reading
+
+
 # --- REQ ------------------------------------------------------------------------------------------
 
 
@@ -581,6 +594,18 @@ class SlowSessions:
 
     def lose(self) -> None:
         self.opening.pop(0).errback(Unknown("session was closed"))
+
+
+def test_large_messages_of_a_reconciliation_are_not_read_without_end() -> None:
+    sessions = SlowSessions()
+    client = Client({"sessions": sessions}, max_message=4096)
+    for _ in range(4):
+        assert client.channel.reading
+        client.say(encode_neg_open("n", EVERYTHING, b"a" * 2040))
+    assert not client.channel.reading
+    for _ in range(3):
+        sessions.opening.pop(0).callback(Step(b"a", [], [], False))
+    assert client.channel.reading
 
 
 def test_a_session_that_its_client_replaced_or_closed_is_not_said_to_be_gone() -> None:
