@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 from negd.nostr.event import Event
 from negd.nostr.lifecycle import expiration_of
 from negd.reconcile import RecordSet
-from negd.storage.orlydb.calls import Shared
 from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, to_set
+from negd.storage.shared import Shared
 from negd.sync.offload import Offload
 
 _Changes = dict[bytes, bool]

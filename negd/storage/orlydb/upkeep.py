@@ -18,13 +18,13 @@ from twisted.python.failure import Failure
 from negd.errors import StorageError
 from negd.nostr.event import Event
 from negd.reconcile import RecordSet
-from negd.storage.orlydb.calls import Shared
 from negd.storage.orlydb.database import Away
 from negd.storage.orlydb.following import Following
 from negd.storage.orlydb.gen.orlydb.v1 import service_pb2 as proto
 from negd.storage.orlydb.held import Held
 from negd.storage.orlydb.reading import Reading
 from negd.storage.orlydb.survey import Survey
+from negd.storage.shared import Shared
 from negd.sync.offload import Offload
 
 log = Logger()

@@ -18,6 +18,7 @@ from negd.storage.postings import KEY, Records, as_list, difference
 from negd.storage.redis.frames import frames
 from negd.storage.redis.link import REPLY_WITHIN, Link
 from negd.storage.redis.reader import Offload, Reader
+from negd.storage.shared import Shared
 
 _BLOCK = 2.0
 """Seconds that the server waits for an entry before it says that there is none."""
@@ -52,19 +53,30 @@ class Replica:
         self._offload = offload
         self._records = RecordSet.EMPTY
         self._changes: dict[bytes, bool] = {}
+        self._merging: dict[bytes, bool] = {}
+        self._merge = Shared(self._merge_changes)
         self._position: bytes | None = None
         self._following = False
         self._waiting: list[tuple[tuple[int, ...], Deferred[None]]] = []
 
-    @property
-    def records(self) -> RecordSet:
-        """All of them; a few milliseconds where something has changed."""
-        if self._changes:
-            new = [record for record, present in self._changes.items() if present]
-            gone = [record for record, present in self._changes.items() if not present]
-            self._records = self._records.delete(b"".join(gone)).insert(b"".join(new))
-            self._changes.clear()
+    async def records(self) -> RecordSet:
+        """All of them, with every change until now."""
+        if self._changes or self._merging:
+            await self._merge()
         return self._records
+
+    async def _merge_changes(self) -> None:
+        self._merging, self._changes = self._changes, {}
+        before = self._records
+        try:
+            merged = await self._offload(_merged, before, self._merging)
+        except BaseException:
+            self._changes = self._merging | self._changes
+            raise
+        finally:
+            self._merging = {}
+        if self._records is before:  # or else all was loaded meanwhile
+            self._records = merged
 
     async def reached(self, position: bytes) -> None:
         """Return once the feed was read up to an entry, or is not being read any more."""
@@ -92,7 +104,7 @@ class Replica:
         while self._position is not None:
             (head,) = await link.run("head")
             entries = await self._entries(link)
-            if not self._take(entries):
+            if not await self._take(entries):
                 return False
             if not entries:
                 return self._position == head
@@ -103,12 +115,12 @@ class Replica:
         reader = Reader(link.run, self._offload)
         head, expiry, kinds = await link.run("state")
         loaded = await reader.everything(kinds)
-        before, seen = self.records, self._position is not None
+        before, seen = await self.records(), self._position is not None
         self._records, self._position = loaded, head
         self.expiry = int.from_bytes(expiry, "big") if expiry else NEVER
         self.generation += 1
         if seen:
-            missed = as_list(await self._offload(difference, _keys(loaded), _keys(before)))
+            missed = await self._offload(_missed, loaded, before)
             for at in range(0, len(missed), _TOLD):
                 ids = [record[8:] for record in missed[at : at + _TOLD]]
                 for json in (await reader.fetch(ids)).values():
@@ -125,7 +137,7 @@ class Replica:
         try:
             while True:
                 entries = await self._entries(link, _BLOCK)
-                if not (self._take(entries) and (entries or await self._read_on(link))):
+                if not (await self._take(entries) and (entries or await self._read_on(link))):
                     raise StorageError(f"{link.address}: its feed has a gap")
         finally:
             self._following = False
@@ -141,7 +153,7 @@ class Replica:
         )
         return [(entry[0], entry[1][1]) for entry in reply[0][1]] if reply else []
 
-    def _take(self, entries: list[tuple[bytes, bytes]]) -> bool:
+    async def _take(self, entries: list[tuple[bytes, bytes]]) -> bool:
         """Take entries in; False where one does not follow the one before."""
         for position, content in entries:
             pieces = frames(content)
@@ -157,9 +169,9 @@ class Replica:
                 self.expiry = min(self.expiry, int.from_bytes(expiry, "big"))
             for json in told:
                 self._told(json)
-        if len(self._changes) > _UNMERGED:
-            self.records  # noqa: B018
         self._release(lambda order: order <= _order(self._position))
+        if len(self._changes) > _UNMERGED:
+            await self._merge()
         return True
 
     def _release(self, is_due: Callable[[tuple[int, ...]], bool]) -> None:
@@ -177,6 +189,16 @@ def _order(position: bytes | None) -> tuple[int, ...]:
 
 def _split(records: bytes) -> list[bytes]:
     return [records[at : at + RECORD_SIZE] for at in range(0, len(records), RECORD_SIZE)]
+
+
+def _merged(records: RecordSet, changes: dict[bytes, bool]) -> RecordSet:
+    new = b"".join(record for record, is_present in changes.items() if is_present)
+    gone = b"".join(record for record, is_present in changes.items() if not is_present)
+    return records.delete(gone).insert(new)
+
+
+def _missed(loaded: RecordSet, before: RecordSet) -> list[bytes]:
+    return as_list(difference(_keys(loaded), _keys(before)))
 
 
 def _keys(records: RecordSet) -> Records:

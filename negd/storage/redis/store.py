@@ -292,7 +292,7 @@ class RedisStore:
         _ = self.server.link  # raises where what we know may be old
         if wanted.ids is None and wanted.authors is None and wanted.kinds is None:
             if not wanted.tags:
-                return self._replica.records.window(wanted.since, wanted.until)
+                return (await self._replica.records()).window(wanted.since, wanted.until)
         return None
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
