@@ -494,8 +494,11 @@ class IPeerListener(Interface):
     def received(message: RelayMessage) -> None:
         """The peer sent a message."""
 
-    def unreadable(text: str) -> None:
-        """The peer sent something that is no message of a relay."""
+    def unreadable(text: str, event_id: str = "") -> None:
+        """The peer sent something that is no message of a relay.
+
+        :param event_id: in hex, where it is to be an event and so much of it can be read.
+        """
 
     def lost(reason: str) -> None:
         """The link is gone. Called once, after which nothing comes any more."""

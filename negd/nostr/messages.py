@@ -40,6 +40,11 @@ class InvalidMessage(RemoteError):
         self.label = label
         self.subject = subject
 
+    @property
+    def event_id(self) -> str:
+        """Hex of the event's id, where it was an event and so much could be read; else empty."""
+        return self.subject if self.label == "EVENT" else ""
+
 
 class _Message(msgspec.Struct, frozen=True, gc=False):
     """Base of the messages below; ``subscription`` is the id the sender chose."""
@@ -92,10 +97,11 @@ class NegClose(_Message, frozen=True):
 
 
 class Delivered(_Message, frozen=True):
-    """``["EVENT", subscription, event]``, relay to client."""
+    """``["EVENT", subscription, event]``, relay to client; ``size`` is in bytes of the event."""
 
     subscription: str
     event: Event
+    size: int = 0
 
 
 class Ok(_Message, frozen=True):
@@ -220,7 +226,7 @@ def _subject(label: str, parts: list[msgspec.Raw]) -> str:
     """What a message that cannot be read was about, for the answer; empty where unreadable."""
     try:
         if label == "EVENT":
-            subject = msgspec.json.decode(parts[1], type=_IdOnly).id
+            subject = msgspec.json.decode(parts[-1], type=_IdOnly).id
             return subject if len(subject) == 64 and events.is_lower_hex(subject.lower()) else ""
         return _subscription(parts[1])
     except (IndexError, RemoteError, *DECODE_ERRORS):
@@ -287,7 +293,9 @@ _CLIENT: dict[str, Callable[[list[msgspec.Raw]], ClientMessage]] = {
 }
 
 _RELAY: dict[str, Callable[[list[msgspec.Raw]], RelayMessage]] = {
-    "EVENT": lambda parts: Delivered(_string.decode(parts[1]), events.decode(parts[2])),
+    "EVENT": lambda parts: Delivered(
+        _string.decode(parts[1]), events.decode(parts[2]), len(parts[2])
+    ),
     "OK": _ok,
     "EOSE": lambda parts: Eose(_string.decode(parts[1])),
     "CLOSED": lambda parts: Closed(_string.decode(parts[1]), _text(parts, 2)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -13,7 +13,6 @@ from zope.interface import implementer
 
 from negd.errors import PeerError
 from negd.interfaces import Fault, IPeerListener
-from negd.nostr.event import Event
 from negd.nostr.messages import (
     Challenge,
     Closed,
@@ -26,16 +25,22 @@ from negd.nostr.messages import (
     RelayMessage,
     Unrecognised,
 )
-from negd.sync.refusals import concerns_a_request, concerns_negotiation
+from negd.sync.refusals import asks_for_patience, concerns_a_request, concerns_negotiation
 
 _MOST_UNREAD = 20_000
 """Messages a peer may pile up in one mailbox before it counts as flooding."""
 
-_MOST_UNREADABLE = 100
+_MOST_UNREADABLE = 1000
+"""Messages that cannot be read beyond those that can: old relays hold events that are none by
+today's rules."""
+
+_MOST_SPOILT = 10_000
+"""Of them, events whose faults are remembered."""
 
 _MOST_ENDED = 100
 """Subscriptions remembered after their end: answers to them may still be on their way."""
 
+Collect: TypeAlias = Callable[[Delivered], bool]
 Letter: TypeAlias = Delivered | Eose | Closed | Ok | NegMsg | NegErr | Notice
 
 
@@ -47,13 +52,15 @@ class Mailbox:
     """Messages for one who waits for them, in order.
 
     :param collect: takes events as they come, without waking whoever waits for other messages:
-        most of what a peer sends are events.
+        most of what a peer sends are events. It returns whether that was one to wait for.
+    :ivar is_untouched: whether no message has come yet.
     """
 
-    def __init__(self, clock: IReactorTime, collect: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, clock: IReactorTime, collect: Collect | None = None) -> None:
         self._clock = clock
         self._collect = collect
         self._collected = 0
+        self.is_untouched = True
         self._letters: deque[Letter] = deque()
         self._waiter: Deferred[None] | None = None
         self._failure: PeerError | None = None
@@ -62,9 +69,9 @@ class Mailbox:
         """Hand over a message; none is taken after a failure."""
         if self._failure is not None:
             return
+        self.is_untouched = False
         if self._collect is not None and isinstance(letter, Delivered):
-            self._collected += 1
-            self._collect(letter.event)
+            self._collected += self._collect(letter)
             return
         if len(self._letters) >= _MOST_UNREAD:
             self.fail(PeerError("the peer sends more than it was asked for"))
@@ -111,11 +118,6 @@ class Mailbox:
         return [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
 
     @property
-    def is_untouched(self) -> bool:
-        """Whether no message has come yet."""
-        return not self._collected and not self._letters
-
-    @property
     def unread(self) -> int:
         """How many messages came and were not taken."""
         return len(self._letters)
@@ -143,6 +145,11 @@ class OkMailbox(Mailbox):
     def expect(self, event_id: str) -> None:
         """An event was sent, whose hex id this is."""
         self._expected.add(event_id)
+
+    @property
+    def is_expecting(self) -> bool:
+        """Whether an answer is due."""
+        return bool(self._expected)
 
     def expect_no_more(self, event_id: str) -> None:
         """Its answer comes too late from now on."""
@@ -175,6 +182,7 @@ class Dialogue:
 
     :ivar challenge: the peer's last one (NIP-42).
     :ivar faults: what the peer did wrong so far.
+    :ivar spoilt: events, by id, of which the peer has sent something that cannot be read.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -187,12 +195,12 @@ class Dialogue:
         self._ended_lately: deque[str] = deque(maxlen=_MOST_ENDED)
         self.challenge: str | None = None
         self.faults: Counter[Fault] = Counter()
+        self.spoilt: OrderedDict[bytes, str] = OrderedDict()
+        self._readable = 0
         self._faults_taken: Counter[Fault] = Counter()
 
     @contextmanager
-    def subscription(
-        self, name: str, collect: Callable[[Event], None] | None = None
-    ) -> Iterator[Mailbox]:
+    def subscription(self, name: str, collect: Collect | None = None) -> Iterator[Mailbox]:
         """The mailbox of a subscription while the context lasts.
 
         :param collect: where its events go, in place of the mailbox.
@@ -236,6 +244,11 @@ class Dialogue:
         return Counter({fault.value: count for fault, count in new.items()})
 
     @property
+    def awaits_oks(self) -> bool:
+        """Whether events were sent and are not answered."""
+        return any(box.is_expecting for box in self._ok_boxes)
+
+    @property
     def is_lost(self) -> bool:
         """Whether the link has ended."""
         return self._lost is not None
@@ -249,6 +262,7 @@ class Dialogue:
 
     def received(self, message: RelayMessage) -> None:
         """See :meth:`IPeerListener.received`."""
+        self._readable += 1
         if isinstance(message, Notice):
             self._hear(message)
         elif isinstance(message, Ok):
@@ -267,9 +281,11 @@ class Dialogue:
         if self._negotiation is not None and concerns_negotiation(notice):
             self._negotiation.put(notice)
         elif concerns_a_request(notice.text):
-            # It is the last REQ that was one too many, or one for too much.
+            # It is the last request that was one too many, or one for too much.
             for box in reversed(self._boxes.values()):
-                if box.is_untouched and box is not self._negotiation:
+                if box.is_untouched and (
+                    box is not self._negotiation or asks_for_patience(notice.text)
+                ):
                     box.put(notice)
                     return
 
@@ -281,10 +297,14 @@ class Dialogue:
         elif isinstance(message, Delivered) and message.subscription not in self._ended_lately:
             self.faults[Fault.UNASKED] += 1
 
-    def unreadable(self, text: str) -> None:
-        """See :meth:`IPeerListener.unreadable`. A few are ignored, many end the dialogue."""
+    def unreadable(self, text: str, event_id: str = "") -> None:
+        """See :meth:`IPeerListener.unreadable`. Some are ignored, many end the dialogue."""
         self.faults[Fault.UNREADABLE] += 1
-        if self.faults[Fault.UNREADABLE] > _MOST_UNREADABLE:
+        if event_id:
+            self.spoilt[bytes.fromhex(event_id)] = text
+            if len(self.spoilt) > _MOST_SPOILT:
+                self.spoilt.popitem(last=False)
+        if self.faults[Fault.UNREADABLE] > _MOST_UNREADABLE + self._readable:
             self.lost(f"the peer keeps sending what cannot be read: {text}")
 
     def lost(self, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from negd.errors import PeerError
 from negd.interfaces import Residue
 from negd.nostr.filter import Filter
 from negd.sync.arrivals import Arrivals
@@ -14,7 +15,7 @@ from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.refusals import asks_for_less, asks_for_patience, limit_in
-from negd.sync.request import Requests
+from negd.sync.request import Answer, Requests
 from negd.sync.together import together
 
 _MOST_TRIES = 3
@@ -32,6 +33,21 @@ _MOST_OF_CUT = 4
 _LEAST_AFTER_SILENCE = 20
 """Ids that a peer may be asked for which has not answered a REQ for more."""
 
+_MOST_SILENCES = 8
+"""REQs in a row without an answer after which the peer is silent, and not about some ids."""
+
+_PARTS = 5
+"""Into how many the ids of a REQ are parted that was not answered."""
+
+_SUSPECTS = (20, 4, 1)
+"""Ids asked for at a time over which the link has ended twice, three times, and more often."""
+
+_MOST_IN_VAIN = 10_000
+"""Ids in a row that a peer may list and not return: one that makes them up has no end of them."""
+
+_LARGEST = 4 << 20
+"""Bytes of an answer from which on the rest is asked for again, in smaller parts."""
+
 _PATIENT_TRIES = 8
 """As many where it is asked for too much at a time: for a minute and a half."""
 
@@ -39,6 +55,8 @@ _PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """Seconds to let a peer be that refused a REQ: it may have too many of them open. Doubled after
 each further refusal of an id."""
+
+_LOST = "the link ended before it came"
 
 
 class Fetch:
@@ -48,6 +66,10 @@ class Fetch:
     slow store slows the asking, and memory holds no more than the batches in flight.  A peer
     that returns only so many events is asked for so many, and one that refuses a REQ has fewer
     of them open.
+
+    A single event can be what a peer falls silent or hangs up over, or what we cannot read.  Ids
+    of which that may be so are suspects: they are asked for when all others are, ever fewer at a
+    time, until it is clear which of them it is.
 
     :param cap: events the peer is known to return to a REQ at most; None where none is known.
     :param in_flight: REQs it is known to let be open at a time; None where no limit is known.
@@ -69,7 +91,7 @@ class Fetch:
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
-        self._requests = Requests(peer, node.settings.answer)
+        self._requests = Requests(peer, node.settings.answer, _LARGEST)
         self._needs = needs
         self._arrivals = arrivals
         self._ledger = ledger
@@ -80,6 +102,10 @@ class Fetch:
         self._open_lanes = 0
         self._returned = self._same = 0
         self._tries: Counter[bytes] = Counter()
+        self._suspects: list[list[bytes]] = []
+        self._blamed: list[bytes] = []
+        self._fewer = node.settings.fetch_batch
+        self._most_answered = self._silences = self._in_vain = 0
 
     async def run(self) -> None:
         """Fetch until the needs are finished and none is left.
@@ -91,6 +117,10 @@ class Fetch:
         lanes = self._welcome_lanes = min(most, self.in_flight or most)
         try:
             await together(*(self._lane() for _ in range(lanes)))
+            while self._suspects:
+                await self._fetch(self._suspects.pop())
+                await self._lane()  # for what was put back
+            self._give_up(self._blamed, "no answer to a REQ for it")
         finally:
             if self._welcome_lanes < lanes:
                 self.in_flight = self._welcome_lanes
@@ -109,6 +139,7 @@ class Fetch:
             wanted = await self._ledger.unexplained(ids)
             if len(wanted) < len(ids):
                 self._moved(explained=len(ids) - len(wanted))
+            wanted = self._without_suspects(wanted)
             if wanted:
                 is_welcome = await self._fetch(wanted)
         self._open_lanes -= 1
@@ -116,23 +147,57 @@ class Fetch:
             self._welcome_lanes -= 1
 
     def _batch(self) -> int:
-        return min(self._settings.fetch_batch, self.cap or self._settings.fetch_batch)
+        most = self._settings.fetch_batch
+        return min(most, self.cap or most, self._fewer)
+
+    def _without_suspects(self, ids: list[bytes]) -> list[bytes]:
+        """Those to be asked for now: not those over which the link may have ended before."""
+        times = {i: lost for i in ids if (lost := self._ledger.times_lost(i, _LOST)) > 1}
+        for at, size in enumerate(_SUSPECTS, 2):
+            some = [i for i, lost in times.items() if min(lost, len(_SUSPECTS) + 1) == at]
+            self._suspects += [some[n : n + size] for n in range(0, len(some), size)]
+        return [i for i in ids if i not in times] if times else ids
 
     async def _fetch(self, ids: list[bytes]) -> bool:
         """One REQ; false where the peer refused one more."""
         asked = set(ids)
-        try:
-            answer = await self._requests.ask(
-                Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
-            )
-        except Silence:
-            if len(ids) <= _LEAST_AFTER_SILENCE:
-                raise
-            self._ask_for_less(max(_LEAST_AFTER_SILENCE, len(ids) // 4))
-            self._needs.put_back(ids)
-            return True
-        await self._arrivals.take(answer.events)
+        answer = await self._requests.ask(
+            Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
+        )
         missing = [event_id for event_id in ids if event_id not in answer.events]
+        if self._peer.dialogue.is_lost:
+            for event_id in missing:
+                self._ledger.note_lost(event_id, Residue.UNFETCHABLE, _LOST)
+        for event_id in answer.events:
+            self._tries.pop(event_id, None)
+            self._in_vain = 0
+        await self._arrivals.take(answer.events)
+        missing = self._without_spoilt(missing)
+        if isinstance(answer.failure, Silence):
+            self._wonder(answer.failure, ids, missing)
+            return True
+        if answer.failure is not None:
+            raise answer.failure
+        self._heard(len(ids))
+        return await self._follow_up(ids, answer, missing)
+
+    def _without_spoilt(self, ids: list[bytes]) -> list[bytes]:
+        """Those worth asking for again; of the others what came cannot be read."""
+        spoilt = self._peer.dialogue.spoilt
+        if not spoilt:
+            return ids
+        for event_id in ids:
+            if event_id in spoilt:
+                self._give_up([event_id], f"cannot be read: {spoilt[event_id]}")
+        return [event_id for event_id in ids if event_id not in spoilt]
+
+    async def _follow_up(self, ids: list[bytes], answer: Answer, missing: list[bytes]) -> bool:
+        """Do what is to be done about what an answer did not bring."""
+        if answer.is_cut:
+            self._fewer = len(answer.events)
+            self._needs.put_back(missing)
+            return True
+        self._fewer = min(2 * self._fewer, self._settings.fetch_batch)
         if answer.refusal is None:
             await self._miss(missing, len(answer.events))
             return True
@@ -143,6 +208,30 @@ class Fetch:
         if missing:
             await self._retry(missing, answer.refusal)
         return False
+
+    def _wonder(self, silence: Silence, ids: list[bytes], missing: list[bytes]) -> None:
+        """A REQ was not answered: for its size, for an id in it, or the peer says nothing more.
+
+        :raises Silence: it is that.
+        """
+        self._silences += 1
+        if self._silences == _MOST_SILENCES:
+            raise silence
+        if len(ids) > max(self._most_answered, _LEAST_AFTER_SILENCE):
+            self._ask_for_less(max(_LEAST_AFTER_SILENCE, len(ids) // 4))
+            self._needs.put_back(missing)
+        elif len(missing) > 1:
+            size = -(-len(missing) // _PARTS)
+            self._suspects += [missing[n : n + size] for n in range(0, len(missing), size)]
+        else:
+            self._blamed += missing
+
+    def _heard(self, asked: int) -> None:
+        """The peer has answered a REQ for so many ids: it was not silent about all."""
+        self._silences = 0
+        self._most_answered = max(self._most_answered, asked)
+        blamed, self._blamed = self._blamed, []
+        self._give_up(blamed, "no answer to a REQ for it")
 
     def _ask_for_less(self, cap: int) -> None:
         self.cap = max(1, min(cap, self._batch()))
@@ -161,32 +250,32 @@ class Fetch:
                 self.cap = returned
                 self._needs.put_back(ids)
                 return
-        again = []
-        for event_id in ids:
-            self._tries[event_id] += 1
-            if returned and self._tries[event_id] < _MOST_TRIES:
-                again.append(event_id)
-            else:
-                self._give_up(event_id, "not returned")
+        most = _MOST_TRIES if returned else 1
+        again = self._worth_another_try(ids, most, "not returned")
+        self._in_vain += len(ids) - len(again)
+        if self._in_vain > _MOST_IN_VAIN:
+            raise PeerError(f"the peer lists ids and returns none of the last {self._in_vain:,}")
         self._needs.put_back(again)
         await self._ledger.write()
 
-    def _give_up(self, event_id: bytes, text: str) -> None:
-        del self._tries[event_id]
-        self._moved(unfetchable=1)
-        self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, text)
+    def _worth_another_try(self, ids: list[bytes], most: int, text: str) -> list[bytes]:
+        """Those of the ids that were tried less often than that; the others are given up."""
+        self._tries.update(ids)
+        self._give_up([event_id for event_id in ids if self._tries[event_id] >= most], text)
+        return [event_id for event_id in ids if self._tries[event_id]]
+
+    def _give_up(self, ids: list[bytes], text: str) -> None:
+        if ids:
+            self._moved(unfetchable=len(ids))
+        for event_id in ids:
+            self._tries.pop(event_id, None)
+            self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, text)
 
     async def _retry(self, ids: list[bytes], refusal: str) -> None:
         """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""
         await self._peer.admitted_after(refusal)
-        again = []
         most = _PATIENT_TRIES if asks_for_patience(refusal) else _MOST_TRIES
-        for event_id in ids:
-            self._tries[event_id] += 1
-            if self._tries[event_id] < most:
-                again.append(event_id)
-            else:
-                self._give_up(event_id, refusal)
+        again = self._worth_another_try(ids, most, refusal)
         if again:
             pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (self._tries[again[0]] - 1))
             await self._peer.let_be(refusal, pause)

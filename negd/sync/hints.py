@@ -20,6 +20,12 @@ _EVENT = 1000
 _UNDER_WAY = 10.0
 """Seconds that what is under way may take: an answer behind it is waited for only so long."""
 
+PAGE = 500
+"""Events asked for at a time, of no certain ids: what most servers give at most."""
+
+_SMALLEST_PAGE = 5
+"""Events of a smallest page that can be meant."""
+
 _SHORTEST = 4096
 """Bytes of a longest message that can be meant: a smaller one would take hardly any event."""
 
@@ -66,6 +72,12 @@ def longest(document: RelayDocument | None) -> int | None:
     """
     stated = None if document is None else document.max_message_length
     return None if stated is None or stated < _SHORTEST else stated
+
+
+def page_size(document: RelayDocument | None) -> int:
+    """Events of a page that a peer may be asked for."""
+    stated = None if document is None else document.max_limit
+    return PAGE if stated is None or stated < _SMALLEST_PAGE else min(PAGE, stated)
 
 
 def paced(settings: SyncSettings, rate: int) -> SyncSettings:

@@ -28,7 +28,6 @@ _MOST_MET = 100_000
 """Entries come upon in one run; beyond it none are struck out after it."""
 
 _TIMES_AT_ONCE = 4
-_LOST = "the link ended before an OK came"
 _LONGEST = 200
 """Characters kept of what was said."""
 
@@ -136,22 +135,24 @@ class Ledger:
         why = Residue.AUTH_GATED if asks_who_we_are(text) else residue
         self.note(event_id, why, text, is_settled=has_deleted_it(text))
 
-    def note_lost(self, event_id: bytes) -> None:
-        """The link has ended before an event was answered; it may be the reason, or not.
+    def note_lost(self, event_id: bytes, residue: Residue, text: str) -> None:
+        """The link has ended in the middle of a try; the event may be the reason, or not.
 
         It is tried again at once, then a few times by itself, and waits from then on.
+
+        :param text: the same for all that may become of such a try.
         """
         if self._book is None:
             return
-        times = self.times_lost(event_id) + 1
+        times = self.times_lost(event_id, text) + 1
         wait = 0 if times <= _TIMES_AT_ONCE else self._wait(times - _TIMES_AT_ONCE, self._retry)
         retry_at = self._clock.seconds() + wait
-        self._enter(event_id, LedgerEntry(Residue.THEIRS_REJECTED, _LOST, times, retry_at))
+        self._enter(event_id, LedgerEntry(residue, text, times, retry_at))
 
-    def times_lost(self, event_id: bytes) -> int:
-        """How often in a row a link has ended before that event, which is tried, was answered."""
+    def times_lost(self, event_id: bytes, text: str) -> int:
+        """How often in a row a link has ended in the middle of a try of that event."""
         entry = self._retried.get(event_id)
-        return entry.tries if entry is not None and entry.text == _LOST else 0
+        return entry.tries if entry is not None and entry.text == text else 0
 
     def withdraw(self, event_id: bytes, residue: Residue, text: str) -> None:
         """What was noted of a try of this run was said too soon: the try goes on."""

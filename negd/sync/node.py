@@ -10,7 +10,7 @@ from negd.interfaces import IEventStore, IIntake, IPeerDialer
 from negd.nostr.document import RelayDocument
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
-from negd.sync.hints import longest, paced, suited
+from negd.sync.hints import PAGE, longest, paced, page_size, suited
 from negd.sync.offload import Offload
 
 
@@ -21,6 +21,7 @@ class Node:
     :ivar signer: the key that answers peers who ask who we are (NIP-42).
     :ivar longest: bytes of a message that the peer says it reads; None where it does not say, or
         cannot mean it.
+    :ivar page_size: events asked for at a time where a peer's events are read page by page.
     """
 
     store: IEventStore
@@ -31,6 +32,7 @@ class Node:
     offload: Offload
     signer: Signer | None = None
     longest: int | None = None
+    page_size: int = PAGE
 
     def keeping_to(self, document: RelayDocument | None, rate: int) -> Node:
         """This node, as it syncs with a peer that says this of itself, over links of that rate."""
@@ -38,4 +40,5 @@ class Node:
             self,
             settings=paced(suited(self.settings, document), rate),
             longest=longest(document),
+            page_size=page_size(document),
         )

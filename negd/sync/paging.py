@@ -16,14 +16,14 @@ from negd.sync.contact import PAUSES, Contact
 from negd.sync.crowds import Crowd
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_patience
+from negd.sync.refusals import asks_for_less, asks_for_patience, limit_in
 from negd.sync.request import Answer, Requests
-
-PAGE = 500
-"""Events asked for at a time: what most servers give at most, whatever is asked."""
 
 _MOST_SHOWN = 20_000
 """Events that a peer may show on a page, if it does not care how many were asked for."""
+
+_MOST_UNASKED = 500
+"""Events beside those asked for that a page may bring."""
 
 _SMALLEST_CAP = 5
 """Events that any peer shows at a time: a page of fewer was not cut."""
@@ -33,6 +33,9 @@ _MOST_OF_A_SECOND = 100_000
 
 _PIECE = 5000
 """Records of ours looked at in one turn of the reactor."""
+
+_LARGEST = 16 << 20
+"""Bytes of a page from which on it is asked for again, in smaller pages."""
 
 _TAKEN = 1000
 """Events of a page that are taken in one turn."""
@@ -67,13 +70,14 @@ class Paging:
         moved: Callable[..., None],
     ) -> None:
         self._peer = peer
-        self._requests = Requests(peer, node.settings.answer)
+        self._requests = Requests(peer, node.settings.answer, _LARGEST)
         self._arrivals = arrivals
         self._ledger = ledger
         self._clock = node.clock
         self._found = found
         self._moved = moved
         self._most_shown = 0
+        self._page = node.page_size
         self.until = MAX_TIMESTAMP
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
@@ -89,10 +93,18 @@ class Paging:
         left = wanted.limit
         listed: set[bytes] = set()
         while until >= since and left != 0:
-            size = PAGE if left is None else min(PAGE, left)
-            shown = (await self._ask(_page(wanted, until, size))).events
+            size = self._page if left is None else min(self._page, left)
+            answer = await self._ask(_page(wanted, until, size))
+            if answer.is_cut and size > 1:
+                self._page = max(1, min(size, len(answer.events)) // 2)
+                continue
+            shown = answer.events
+            if answer.unasked and not shown:
+                raise PeerError("the peer shows events of other times than those asked for")
             self._most_shown = max(self._most_shown, len(shown))
             fresh = await self._fresh(shown, listed, records)
+            if answer.failure is not None:
+                raise answer.failure
             left = None if left is None else max(0, left - len(fresh))
             oldest = min((event.created_at for event in fresh.values()), default=until)
             if not shown:
@@ -114,7 +126,7 @@ class Paging:
         alone = replace(wanted, since=second, until=second, limit=_MOST_SHOWN)
         shown = await self._shown(alone)
         if not shown:  # it will not be asked for so many
-            alone = replace(alone, limit=PAGE)
+            alone = replace(alone, limit=self._page)
             shown = await self._shown(alone)
         self._most_shown = max(self._most_shown, len(shown))
         await self._fresh(shown, listed, records)
@@ -128,9 +140,12 @@ class Paging:
     async def _shown(self, wanted: Filter) -> dict[bytes, Event]:
         """What a REQ brings that need not be granted."""
         try:
-            return (await self._ask(wanted)).events
+            answer = await self._ask(wanted)
         except _Refused:
             return {}
+        if answer.failure is not None:
+            raise answer.failure
+        return answer.events
 
     async def _fresh(
         self, shown: dict[bytes, Event], listed: set[bytes], records: RecordSet
@@ -146,16 +161,21 @@ class Paging:
         return fresh
 
     async def _ask(self, wanted: Filter) -> Answer:
-        """One page; asked for again where the peer wants patience, or to know who we are."""
+        """One page; asked for again where the peer wants patience, or to know who we are, or is
+        not to be asked for so much."""
         pauses = iter(PAUSES)
         admitted = False
         while True:
-            answer = await self._requests.ask(wanted, _first(_MOST_SHOWN, wanted), PAGE)
+            answer = await self._requests.ask(wanted, _first(_MOST_SHOWN, wanted), _MOST_UNASKED)
             refusal = answer.refusal
             if refusal is None:
                 return answer
+            size = min(wanted.limit or self._page, self._page)
             if asks_for_patience(refusal) and (pause := next(pauses, None)) is not None:
                 await self._peer.let_be(refusal, pause)
+            elif asks_for_less(refusal) and size > 1:
+                self._page = max(1, min(limit_in(refusal) or size, size // 2))
+                wanted = replace(wanted, limit=self._page)
             elif not admitted and await self._peer.admitted_after(refusal):
                 admitted = True
             else:

@@ -36,7 +36,7 @@ _MOST_PAUSES = 10
 _FEW = 8
 """Events that a peer may drop without a word, and answer all else: what it has against them."""
 
-_NO_OK = "no OK came"
+_NO_OK, _LOST = "no OK came", "the link ended before an OK came"
 _MOST_LATE = 1000
 """Such events of which an answer that comes later yet is taken."""
 
@@ -100,7 +100,7 @@ class Upload:
             finally:
                 if self._peer.dialogue.is_lost:
                     for event_id in self._unanswered:
-                        self._ledger.note_lost(event_id)
+                        self._ledger.note_lost(event_id, Residue.THEIRS_REJECTED, _LOST)
 
     async def _push(self, box: OkMailbox) -> None:
         while await self._load():
@@ -135,7 +135,7 @@ class Upload:
         wanted = await self._ledger.unexplained(ids)
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
-        suspects = [i for i in wanted if self._ledger.times_lost(i) > 1]
+        suspects = [i for i in wanted if self._ledger.times_lost(i, _LOST) > 1]
         self._suspects.extend(suspects)
         return [i for i in wanted if i not in suspects] if suspects else wanted
 

@@ -159,7 +159,7 @@ class MemoryLink:
         try:
             message = decode_relay(text)
         except InvalidMessage as error:
-            self._listener.unreadable(error.text)
+            self._listener.unreadable(error.text, error.event_id)
         else:
             self._listener.received(message)
 

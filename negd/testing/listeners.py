@@ -25,7 +25,7 @@ class RecordingListener:
         assert not self.reasons, "a message after the end"
         self.messages.append(message)
 
-    def unreadable(self, text: str) -> None:
+    def unreadable(self, text: str, event_id: str = "") -> None:
         """See :meth:`IPeerListener.unreadable`."""
         assert not self.reasons, "a message after the end"
         self.complaints.append(text)

@@ -104,7 +104,7 @@ class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
         try:
             message = decode_relay(payload)
         except InvalidMessage as error:
-            self._listener.unreadable(error.text)
+            self._listener.unreadable(error.text, error.event_id)
         else:
             self._listener.received(message)
 

@@ -39,7 +39,9 @@ def test_what_a_relay_sends_is_read_back(
     name: str, message: bytes, said: str, accepted: bool
 ) -> None:
     text = printable(said)
-    assert m.decode_relay(m.encode_delivered(name, event.encode())) == m.Delivered(name, event)
+    assert m.decode_relay(m.encode_delivered(name, event.encode())) == m.Delivered(
+        name, event, len(event.encode())
+    )
     assert m.decode_relay(m.encode_ok(event.id, accepted, text)) == m.Ok(event.id, accepted, text)
     assert m.decode_relay(m.encode_eose(name)) == m.Eose(name)
     assert m.decode_relay(m.encode_closed(name, text)) == m.Closed(name, text)

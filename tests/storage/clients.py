@@ -83,7 +83,7 @@ class Client:
             case _:
                 raise AssertionError(message)
 
-    def unreadable(self, text: str) -> None:
+    def unreadable(self, text: str, event_id: str = "") -> None:
         raise AssertionError(text)
 
     def lost(self, reason: str) -> None:

@@ -436,7 +436,7 @@ def test_faults_are_counted_once_and_bounded_over_all_syncs_of_a_link() -> None:
 
     def sloppy(message: list) -> list | None:  # type: ignore[type-arg]
         if message[0] == "NEG-OPEN":
-            for _ in range(40):
+            for _ in range(400):
                 peer.send(b'["EVENT","x","not an event"]')
         return None
 
@@ -444,7 +444,7 @@ def test_faults_are_counted_once_and_bounded_over_all_syncs_of_a_link() -> None:
     world.dialer.peers[THEIRS] = lambda: peer
     profile = PeerProfile()
     contact = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
-    for total in (40, 80):
+    for total in (400, 800):
         run = world.run_of(profile=profile)
         drive(world.clock, run.run(contact))
         profile = run.profile

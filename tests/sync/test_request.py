@@ -32,7 +32,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector_on_either_side() -> N
     world = World()
     world.theirs.hold(events)
     peer = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
-    requests = Requests(peer, 30)
+    requests = Requests(peer, 30, 1 << 20)
     first = drive(world.clock, requests.ask(EVERYTHING, lambda _: True, 0))
     assert set(first.events) == {event.id_bytes for event in events}
     gc.collect()

@@ -127,7 +127,11 @@ def test_a_peer_can_be_negd_itself() -> None:
     settle(clock)
     link.send(encode_request("a", [EVERYTHING]))
     settle(clock)
-    assert listener.messages == [Ok(event.id, True, ""), Delivered("a", event), Eose("a")]
+    assert listener.messages == [
+        Ok(event.id, True, ""),
+        Delivered("a", event, len(event.encode())),
+        Eose("a"),
+    ]
     link.close()
     settle(clock)
     assert listener.reasons == ["closed"]

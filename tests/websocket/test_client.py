@@ -89,7 +89,8 @@ class LinkTests(TestCase):
         link.send(encode_request("a", [EVERYTHING]))
         await until(reactor, lambda: len(self.listener.messages) == 3)
         self.assertEqual(
-            self.listener.messages, [Ok(event.id, True, ""), Delivered("a", event), Eose("a")]
+            self.listener.messages,
+            [Ok(event.id, True, ""), Delivered("a", event, len(event.encode())), Eose("a")],
         )
 
     async def test_dial_returns_after_the_handshake(self) -> None:

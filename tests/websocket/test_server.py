@@ -238,7 +238,7 @@ class ConnectionTests(ServerCase):
         link = await self.dial(relay)
         link.send(encode_request("a", [EVERYTHING]))
         await until(reactor, lambda: len(self.listener.messages) == 2)
-        assert self.listener.messages == [Delivered("a", event), Eose("a")]
+        assert self.listener.messages == [Delivered("a", event, len(event.encode())), Eose("a")]
 
     async def test_octets_that_are_no_frame_end_only_their_connection(self) -> None:
         relay = await self.serve(LoopbackRelay(reactor))
