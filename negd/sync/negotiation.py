@@ -209,8 +209,9 @@ class Negotiation:
             except _Refused as refused:
                 if not (isinstance(refused.answer, Notice) and is_ambiguous(refused.answer)):
                     raise
-                if doubtful is None:
-                    doubtful, ends = refused, self._clock.seconds() + _SECOND_THOUGHT
+                doubtful = doubtful or refused
+                if not self._dialogue.awaits_oks:  # or else it may be about an event
+                    ends = min(ends, self._clock.seconds() + _SECOND_THOUGHT)
             except Silence:
                 if doubtful is None:
                     raise

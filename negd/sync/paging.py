@@ -77,7 +77,7 @@ class Paging:
         self._found = found
         self._moved = moved
         self._most_shown = 0
-        self._page = node.page_size
+        self._page = self._largest_page = node.page_size
         self.until = MAX_TIMESTAMP
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:
@@ -98,6 +98,7 @@ class Paging:
             if answer.is_cut and size > 1:
                 self._page = max(1, min(size, len(answer.events)) // 2)
                 continue
+            self._page = min(2 * self._page, self._largest_page)
             shown = answer.events
             if answer.unasked and not shown:
                 raise PeerError("the peer shows events of other times than those asked for")
@@ -175,6 +176,7 @@ class Paging:
                 await self._peer.let_be(refusal, pause)
             elif asks_for_less(refusal) and size > 1:
                 self._page = max(1, min(limit_in(refusal) or size, size // 2))
+                self._largest_page = self._page
                 wanted = replace(wanted, limit=self._page)
             elif not admitted and await self._peer.admitted_after(refusal):
                 admitted = True

@@ -60,9 +60,9 @@ class TooMuch(Postponed):
 
 _AUTH = re.compile(r"^(auth-required|restricted):", re.IGNORECASE)
 
-_DUPLICATE = re.compile(r"duplicate\b", re.IGNORECASE)
+_DUPLICATE = re.compile(r"^duplicate\b|event already exists|already have", re.IGNORECASE)
 
-_DELETED = re.compile(r"deleted\b", re.IGNORECASE)
+_DELETED = re.compile(r"^deleted\b|(has been|was) deleted", re.IGNORECASE)
 
 _FRAME = re.compile(
     r"(message|frame|payload|packet|msg)\b.{0,20}\b(too (big|large|long)|exceeds)"
@@ -110,6 +110,8 @@ _ABOUT_US = re.compile(
     re.IGNORECASE,
 )
 
+_ABOUT_ANOTHER = re.compile(r"\b(event|content|tags?|note|reqs?)\b", re.IGNORECASE)
+
 _ABOUT_A_REQUEST = re.compile(r"\breqs?\b|\bfilters?\b|too many ids", re.IGNORECASE)
 
 _FOR_LESS = re.compile(
@@ -121,12 +123,12 @@ _FOR_LESS = re.compile(
 
 def holds_it(text: str) -> bool:
     """Whether an event was refused as the peer has it already."""
-    return _DUPLICATE.match(text) is not None
+    return _DUPLICATE.search(text) is not None
 
 
 def has_deleted_it(text: str) -> bool:
     """Whether an event was refused for a deletion, which stands; a newer version may go."""
-    return _DELETED.match(text) is not None
+    return _DELETED.search(text) is not None
 
 
 def asks_who_we_are(text: str) -> bool:
@@ -150,8 +152,11 @@ def concerns_a_request(text: str) -> bool:
 
 
 def concerns_negotiation(notice: Notice) -> bool:
-    """Whether a notice, which names no subscription, answers a NEG-OPEN."""
-    return _ABOUT_US.search(notice.text) is not None
+    """Whether a notice, which names no subscription, may answer a message of a negotiation."""
+    text = notice.text
+    if _PLAINLY_ABOUT_US.search(text):
+        return True
+    return _ABOUT_US.search(text) is not None and _ABOUT_ANOTHER.search(text) is None
 
 
 def is_ambiguous(notice: Notice) -> bool:

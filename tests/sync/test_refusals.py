@@ -14,6 +14,8 @@ from negd.sync.refusals import (
     asks_for_less,
     concerns_a_request,
     concerns_negotiation,
+    has_deleted_it,
+    holds_it,
     limit_in,
     refusal_of,
 )
@@ -135,7 +137,21 @@ def test_servers_that_want_patience(text: str) -> None:
         assert refusal.said == text
 
 
-@pytest.mark.parametrize("text", ["welcome", "rate limit: 5 notes a minute", "maintenance at 5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "welcome",
+        "rate limit: 5 notes a minute",
+        "maintenance at 5",
+        "error: event too large: 70000 > 65536",
+        "invalid: event too large",
+        "ERROR: bad event: invalid message",
+        "error: could not parse event",
+        "too many tags",
+        "content too long",
+        "ERROR: bad req: filter too large",
+    ],
+)
 def test_notices_about_other_things_are_no_answers(text: str) -> None:
     assert not concerns_negotiation(Notice(text))
 
@@ -146,3 +162,25 @@ def test_notices_about_other_things_are_no_answers(text: str) -> None:
 )
 def test_notices_about_us(text: str) -> None:
     assert concerns_negotiation(Notice(text))
+
+
+HEX = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "deleted"),
+    [
+        ("duplicate: have it", True, False),
+        ("Duplicate", True, False),
+        (f"blocked: event already exists: {HEX}", True, False),
+        ("deleted: user requested deletion", False, True),
+        (f"blocked: blocked: {HEX} has been deleted", False, True),
+        ("replaced: have newer event", False, False),
+        ("blocked: event is older than existing replaceable event", False, False),
+        ("duplicates are not the reason", False, False),
+        ("blocked: deletions are not taken", False, False),
+        ("", False, False),
+    ],
+)
+def test_events_that_need_not_be_sent_again(text: str, held: bool, deleted: bool) -> None:
+    assert (holds_it(text), has_deleted_it(text)) == (held, deleted)

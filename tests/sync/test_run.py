@@ -361,7 +361,11 @@ def test_a_refusal_is_understood_at_once_and_pages_are_read_instead(refusal: lis
 
 @pytest.mark.parametrize(
     "refusal",
-    [["NOTICE", "too many concurrent NEG requests"], ["NEG-ERR", SUB, "rate-limited: slow down"]],
+    [
+        ["NOTICE", "too many concurrent NEG requests"],
+        ["NOTICE", "rate-limited: slow down"],
+        ["NEG-ERR", SUB, "rate-limited: slow down"],
+    ],
 )
 def test_a_peer_that_asks_for_patience_gets_it_and_then_pages_are_read(
     refusal: list[object],
@@ -373,9 +377,9 @@ def test_a_peer_that_asks_for_patience_gets_it_and_then_pages_are_read(
     world.dialer.peers[THEIRS] = lambda: peer
     sync = world.run_of()
     done = Deferred.fromCoroutine(sync.run())
-    for _ in range(40):
+    for second in range(50):
         settle(world.clock)
-        if not done.called:
+        if second > 2 and not done.called:
             assert labels(world).count("REQ") == 0
             assert str(refusal[-1]) == sync.slowed_by
         world.clock.advance(1)
@@ -424,6 +428,34 @@ def test_notices_about_something_else_are_no_refusal(text: str) -> None:
     assert sync.profile.nip77 is True
     assert world.ours.held() == set(ids)
     assert labels(world).count("NEG-MSG") > 1
+
+
+def test_a_notice_while_events_are_unanswered_may_be_about_them() -> None:
+    world = World(SyncSettings(frame_limit=4096))
+    world.ours.hold(events)
+    world.theirs.hold(events[::2])
+
+    class Slow(BreaksOff):
+        def _script(self, said: bytes) -> list[bytes]:
+            if said.startswith(b'["NEG-MSG"'):
+                world.clock.callLater(5, self._inner.received, said)
+                return []
+            if said.startswith(b'["EVENT"'):
+                world.clock.callLater(9, self._inner.received, said)
+                return [b'["NOTICE","message too large: 70000 > 65536"]']
+            self._inner.received(said)
+            return []
+
+    world.dialer.peers[THEIRS] = lambda: Slow(world)
+    sync = world.run_of()
+    Deferred.fromCoroutine(sync.run())
+    for _ in range(200):
+        settle(world.clock)
+        world.clock.advance(1)
+    assert sync.progress.complete
+    assert world.theirs.held() == set(ids)
+    assert (sync.profile.frame_limit, sync.profile.max_records) == (None, None)
+    assert labels(world).count("NEG-OPEN") == 1
 
 
 class BreaksOff(ScriptedPeer):
