@@ -68,7 +68,7 @@ class Peer:
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
         self._turn: SyncRun | None = None
-        self._left_off: dict[Filter, Reached] = {}
+        self._left_off: tuple[Filter, Reached] | None = None
         self._node = node
         self._book = book
         self._line = line
@@ -120,28 +120,24 @@ class Peer:
     async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
         before = self.state.status
         so_far = SyncProgress(self.url)
-        reached = self._left_off.pop(wanted, None)
         abandoned = 0
         while True:
             await self._line.acquire()
             try:
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
-                run = self._new_run(wanted, progress, so_far, reached)
-                return await self._take_turns(run, before, 1 + 2**abandoned)
+                run = self._new_run(wanted, progress, so_far)
+                try:
+                    return await self._take_turns(run, before, 1 + 2**abandoned)
+                finally:
+                    self._leave_off(wanted, run.reached)
             except TurnOver:
-                so_far, reached = run.progress, run.reached
+                so_far = run.progress
                 abandoned += run.is_abandoned
                 if abandoned > _MOST_ABANDONED:
-                    self._leave_off(wanted, run)
                     await self.failed(_TOO_SLOW)
                     raise PeerError(_TOO_SLOW) from None
                 self.state = replace(self.state, status=PeerStatus.SYNCING)
-            except BudgetSpent:
-                raise
-            except PeerError:
-                self._leave_off(wanted, run)
-                raise
             except CancelledError:
                 if self.state.status is PeerStatus.SYNCING:
                     self.state = replace(self.state, status=before)
@@ -162,13 +158,17 @@ class Peer:
         ):
             return await self._see_through(run, before)
 
-    def _leave_off(self, wanted: Filter, run: SyncRun) -> None:
-        """Keep for the next sync how far this one has come.
+    def _place(self, wanted: Filter) -> Reached | None:
+        """Where the last run about this left off."""
+        about, reached = self._left_off or (None, None)
+        return reached if about == wanted else None
 
-        Where it got no further than the one before, what stands in the way may be just there.
-        """
-        if run.reached is not None and run.got_further:
-            self._left_off = {wanted: run.reached}
+    def _leave_off(self, wanted: Filter, reached: Reached | None) -> None:
+        """Keep how far a run has come; of one peer, the latest place only."""
+        if reached is not None:
+            self._left_off = wanted, reached
+        elif self._place(wanted) is not None:
+            self._left_off = None
 
     async def _get_described(self) -> None:
         """Have the peer say what it is, where that is not known or may have changed."""
@@ -185,7 +185,6 @@ class Peer:
         wanted: Filter,
         progress: Callable[[SyncProgress], None],
         so_far: SyncProgress,
-        reached: Reached | None,
     ) -> SyncRun:
         return SyncRun(
             self._node,
@@ -197,7 +196,7 @@ class Peer:
             progress,
             self.listing.budget,
             so_far,
-            reached,
+            self._place(wanted),
             self.listing.narrowed(wanted) == self.listing.wanted,
         )
 

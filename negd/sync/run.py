@@ -41,8 +41,11 @@ _PIECE = 1000
 """Ids put in line in one turn of the reactor, which takes some 5 ms."""
 
 _MOST_CARRIED = 10_000
-"""Ids that wait to be sent while others have their turn."""
+"""Ids that wait to be sent between two runs: more of them are found again."""
 
+_MOST_IN_VAIN = 3
+"""Runs in a row that may begin at one place and gain nothing: one link may just have been short,
+and what stands in the way may be just there."""
 
 _SPREAD = 60
 """Seconds before a turn from which on a later one looks for what is new: clocks differ."""
@@ -50,15 +53,17 @@ _SPREAD = 60
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a turn has come whose peer shows pages, so that the next does not begin anew.
+    """How far a run has come whose peer shows pages, so that the next does not begin anew.
 
     :ivar left: windows whose pages are still to be read, in this order.
     :ivar as_of: the second at which it began.
+    :ivar in_vain: runs in a row that began here, got no further, and moved nothing.
     :ivar sent_later: ids found before, and not sent yet.
     """
 
     left: list[Window]
     as_of: int
+    in_vain: int
     sent_later: list[bytes]
 
     def windows(self, wanted: Filter) -> list[Window]:
@@ -80,12 +85,10 @@ class SyncRun:
     :param report: told of each round and each batch.
     :param budget: what the sync may cost.
     :param so_far: what earlier turns of the same sync have come to.
-    :param reached: where the turn before this one left off.
+    :param reached: where an earlier turn, or a sync that did not come to its end, left off.
     :param is_whole: whether this is about all that is kept equal with the peer: then what the
         ledger has beyond what is found is over.
-    :ivar reached: where the next turn, or after a failure the next sync, is to go on; None where
-        it begins anew.
-    :ivar got_further: whether that is beyond where this one began.
+    :ivar reached: where the next turn, or the next sync, is to go on; None where it begins anew.
     :ivar is_abandoned: whether it was ended in the middle.
     """
 
@@ -117,7 +120,7 @@ class SyncRun:
         self._ledger = Ledger(node, book, url, is_whole)
         self._peer: Contact | None = None
         self.reached = reached
-        self.got_further = self.is_abandoned = False
+        self.is_abandoned = False
         self._is_whole = is_whole and reached is None
         self._works: Deferred[None] | None = None
         self._upload: Upload | None = None
@@ -181,29 +184,29 @@ class SyncRun:
         arrivals = self._arrivals(peer, self._moved)
         works = together(self._gather(peer, records, arrivals), self._push(peer))
         self._works = Deferred.fromCoroutine(works)
+        is_through = False
         try:
             await self._works
-        except PeerError:
-            self._carry()
-            raise
+            is_through = not self._is_cut_short and not self._left()
         except CancelledError:
             if not self.is_abandoned:
                 raise
         finally:
+            self._carry()
             faults = Counter(self.profile.faults) + peer.dialogue.take_faults()
             self._lessons.learn(faults=dict(faults))
             reasons = Counter(self._so_far.reasons) + self._ledger.reasons
             self.progress = replace(self.progress, reasons=dict(reasons))
             await self._ledger.write(at_least=1)
-        if self.is_abandoned or self._is_cut_short or self._left():
+        if not is_through:
             raise self._end_of_turn()
+        self.reached = None
         if self._is_whole:
             await self._ledger.strike_out_the_rest()
 
     def _end_of_turn(self) -> PeerError:
         if not self._is_turn_over:
             return BudgetSpent(self._budget.events)
-        self._carry()
         if self.reached is None:  # what has not been tried will be found again
             self.progress = self.progress.plus(have=-len(self._haves), need=-len(self._needs))
         return TurnOver()
@@ -270,15 +273,32 @@ class SyncRun:
             partial(self._paging, peer),
             None if reached is None else begun,
         )
+        left: list[Window] | None = None
         try:
             await search.run(records)
+            left = []
         finally:
+            left = search.left if left is None else left
             is_partial = search.has_reconciled or self._wanted.limit is not None
-            if search.left is not None and not is_partial:
-                self.reached = Reached(search.left, as_of, [])
-            self.got_further = search.left != begun
+            if left is not None and not is_partial:
+                self.reached = self._how_far(left, begun, reached, as_of)
             if search.broke_off:
                 self._lessons.broke_off(search.broke_off, moved=self.moved)
+
+    def _how_far(
+        self, left: list[Window], begun: list[Window], reached: Reached | None, as_of: int
+    ) -> Reached | None:
+        """Where the next run goes on; None where this one gained nothing that it could go on from.
+
+        :param begun: the windows that it was to read.
+        :param reached: where it began, if not anew.
+        """
+        if left != begun:
+            return Reached(left, as_of, 0, [])
+        if reached is None:
+            return None
+        in_vain = 0 if self.moved else reached.in_vain + 1
+        return None if in_vain >= _MOST_IN_VAIN else Reached(left, as_of, in_vain, [])
 
     async def _moved_on(self) -> None:
         await self._room(0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count, repeat
+from math import inf
+from typing import cast
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,6 +28,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.settings import SyncSettings
+from negd.sync.budget import Budget
 from negd.testing.leases import LeaseTable, MemoryLeases
 from negd.testing.links import PagedPeer, PeerEnd, ScriptedPeer, drive, settle
 from negd.testing.nodes import OURS, THEIRS, MemoryNode, World, failure_of
@@ -592,6 +595,145 @@ def test_a_peer_without_nip77_whose_links_do_not_last_is_read_to_the_end_all_the
     assert failures > 6
     assert world.ours.held() == {event.id_bytes for event in many}
     assert sum(peer.asked for peer in links) <= len(many) // 20 + 2 * len(links) + 3
+
+
+class Measured(PagedPeer):
+    """One whose links last for so many pages, and one more REQ.
+
+    :ivar asked_for: the second that each REQ reads pages from, None for the newest.
+    :ivar takes: whether it answers to events.
+    """
+
+    takes = True
+
+    def __init__(self, backend: Backend, pages: float) -> None:
+        super().__init__(backend)
+        self.asked_for: list[int | None] = []
+        self._pages = pages
+
+    def received(self, text: bytes) -> None:
+        label, _, *rest = json.loads(text)
+        if label == "REQ":
+            self.asked_for.append(rest[0].get("until"))
+        if label == "EVENT" and not self.takes:
+            return
+        if len(self.asked_for) > self._pages:
+            self.abort("out of breath")
+        else:
+            super().received(text)
+
+
+class PagedWorld(World):
+    """A world whose other node shows pages of 20 of its 400 events.
+
+    :ivar pages: how many of them each next link shows, for ever after those that are listed.
+    :ivar shown: those links.
+    """
+
+    def __init__(self, pages: Iterable[float], listing: Listing | None = None) -> None:
+        super().__init__(SyncSettings(jitter=0, interval=10**6))
+        self.theirs.hold([alice.sign(created_at=1000 + n) for n in range(400)])
+        self.pages = chain(pages, repeat(inf))
+        self.shown: list[Measured] = []
+        self.dialer.peers[THEIRS] = self._link
+        self.ours.roster.pause_background()
+        self.peer = self.ours.roster._peer(listing or Listing(THEIRS), PeerState(), listed=True)
+
+    def _link(self) -> Measured:
+        self.shown.append(Measured(self.theirs.backend, next(self.pages)))
+        return self.shown[-1]
+
+    def fail(self) -> str:
+        """A sync that does not come to its end; with which words."""
+        syncing = self.peer.sync(EVERYTHING, lambda _: None)
+        settle(self.clock)
+        return str(failure_of(syncing))
+
+    def succeed(self) -> SyncProgress:
+        """A sync that does."""
+        syncing = self.peer.sync(EVERYTHING, lambda _: None)
+        settle(self.clock)
+        assert self.ours.held() == self.theirs.held()
+        return cast(SyncProgress, syncing.result)
+
+    def starts(self) -> list[int | None]:
+        """Where each link's pages began."""
+        return [link.asked_for[0] for link in self.shown]
+
+
+def test_a_link_that_brings_no_page_loses_no_place() -> None:
+    world = PagedWorld(4 if n % 2 else 0 for n in range(1, 12))
+    while world.peer.state.last_sync == 0:
+        assert len(world.shown) < 12
+        syncing = world.peer.sync(EVERYTHING, lambda _: None)
+        settle(world.clock)
+        syncing.addErrback(lambda failure: failure.trap(PeerError))
+    assert world.ours.held() == world.theirs.held()
+    assert world.starts().count(None) == 1
+
+
+def test_a_place_that_leads_nowhere_three_times_in_a_row_is_not_gone_on_from() -> None:
+    world = PagedWorld([4, 0, 0, 0])
+    for _ in range(4):
+        assert "out of breath" in world.fail()
+    world.succeed()
+    place = world.starts()[1]
+    assert place is not None
+    assert world.starts() == [None, place, place, place, None]
+
+
+def test_what_a_peer_out_of_reach_had_shown_is_not_read_again() -> None:
+    world = PagedWorld([4])
+    world.fail()
+    link = world.dialer.peers[THEIRS]
+    world.dialer.peers[THEIRS] = PeerError("gone")
+    for _ in range(5):
+        assert world.fail() == "gone"
+    world.dialer.peers[THEIRS] = link
+    world.succeed()
+    assert world.starts()[1] is not None
+
+
+@pytest.mark.parametrize(("seconds", "most", "next_pages"), [(10, 20, 20), (100, 30, 2)])
+def test_a_cancelled_sync_is_gone_on_with_and_what_it_had_found_is_sent(
+    seconds: int, most: int, next_pages: int
+) -> None:
+    world = PagedWorld([])
+    world.ours.hold([alice.sign(created_at=1390 + n, content="ours") for n in range(10)])
+    world.dialer.latency = lambda: 1.0
+    syncing = world.peer.sync(EVERYTHING, lambda _: None)
+    settle(world.clock)
+    [link] = world.shown
+    link.takes = False
+    for _ in range(seconds):
+        world.clock.advance(1)
+    assert 2 < len(link.asked_for) < most
+    assert len(world.theirs.held()) == 400
+    syncing.cancel()
+    failure_of(syncing)
+    world.dialer.latency = lambda: 0.0
+    world.succeed()
+    assert len(world.shown[1].asked_for) <= next_pages
+
+
+def test_a_spent_budget_reads_no_page_twice() -> None:
+    world = PagedWorld([], Listing(THEIRS, budget=Budget(events=100)))
+    for _ in range(3):
+        assert world.fail().startswith("budget spent")
+    world.succeed()
+    asked_for = [until for link in world.shown for until in link.asked_for]
+    assert asked_for.count(None) == 2  # and one for what came meanwhile
+    assert len(asked_for) < 400 / 20 + 2 * len(world.shown) + 3
+
+
+def test_a_sync_of_something_else_leaves_the_place_where_it_is() -> None:
+    world = PagedWorld([4])
+    world.fail()
+    syncing = world.peer.sync(Filter.build(kinds=[7]), lambda _: None)
+    settle(world.clock)
+    assert syncing.called
+    world.succeed()
+    assert world.starts()[2] is not None
 
 
 class Dripping(ScriptedPeer):
