@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from twisted.internet.defer import Deferred
+
 from negd.interfaces import Fault, Outcome, Residue, Verdict
 from negd.nostr.event import Event
 from negd.sync.contact import Contact
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.rejoinders import rejoinders
+from negd.sync.together import seen_through
 
 _STORED = {Outcome.STORED, Outcome.DUPLICATE}
 _SETTLED = {Outcome.DELETED, Outcome.EXPIRED}
@@ -42,11 +45,16 @@ class Arrivals:
     async def take(self, events: Mapping[bytes, Event]) -> None:
         """Store events, by id; returns when they are.
 
+        What was handed to the intake is stored whatever becomes of the link: being cancelled waits
+        for the verdicts, so that they are counted.
+
         :raises negd.errors.StorageError: they could not be stored.
         """
-        if not events:
-            return
-        self._peer.hear(events)
+        if events:
+            self._peer.hear(events)
+            await seen_through(Deferred.fromCoroutine(self._store_all(events)))
+
+    async def _store_all(self, events: Mapping[bytes, Event]) -> None:
         verdicts = await self._intake.submit(list(events.values()))
         outcomes = Counter(verdict.outcome for verdict in verdicts)
         already = outcomes[Outcome.DUPLICATE]

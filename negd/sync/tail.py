@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from twisted.internet.defer import DeferredQueue
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from negd.interfaces import Direction
+from negd.interfaces import Direction, Fault
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
-from negd.nostr.messages import Closed, Delivered, encode_request
+from negd.nostr.messages import Closed, Notice, encode_close, encode_request
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
-from negd.sync.dialogue import Letter, Mailbox
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
@@ -37,7 +37,7 @@ _LASTED = 60.0
 """Seconds after which the end of a tail counts as the first in a row."""
 
 _HIGH_WATER = 1000
-"""Unread messages from which on the peer's socket is not read."""
+"""Events waiting to be stored from which on the peer's socket is not read."""
 
 _MOST_IN_LINE = 10_000
 """New events waiting to be pushed; what comes beyond waits for the next reconciliation."""
@@ -67,6 +67,7 @@ class Tail:
         self._clock = node.clock
         self._line = Line()
         self._upload = Upload(peer, self._line, node, ledger, moved)
+        self._arrived: DeferredQueue[Event] = DeferredQueue()
 
     async def run(self) -> None:
         """Go on until the link is lost, even where the peer will not be tailed.
@@ -76,7 +77,7 @@ class Tail:
         """
         works = [self._peer.dialogue.end()]
         if self._direction is not Direction.UP:
-            works.append(self._pull())
+            works += [self._pull(), self._store()]
         if self._direction is not Direction.DOWN:
             works.append(self._push())
         try:
@@ -110,33 +111,46 @@ class Tail:
             self._peer.tail_refused = ""
 
     async def _subscribe(self) -> str:
+        """Have events come until the peer sends none any more; its words."""
         name = self._peer.subscription_name()
-        with self._peer.dialogue.subscription(name) as box:
+        with self._peer.dialogue.subscription(name, self._hear) as box:
             self._peer.link.send(encode_request(name, [self._beginning()]))
-            return await self._read(box)
+            letter = await box.next(None, "event")
+            if isinstance(letter, Notice):  # later ones are about other requests
+                self._peer.link.send(encode_close(name))
+                return letter.text
+            while not isinstance(letter, Closed):
+                letter = await box.next(None, "event")
+            return letter.text or "CLOSED"
 
     def _beginning(self) -> Filter:
         """The filter from a little back on."""
         return self._wanted.since_at_least(max(0, int(self._clock.seconds()) - _BACK))
 
-    async def _read(self, box: Mailbox) -> str:
-        """Store what comes until the peer says CLOSED; its words."""
-        while True:
-            letters: list[Letter] = [await box.next(None, "event"), *box.ready(_BATCH)]
-            if box.unread > _HIGH_WATER:
-                self._peer.link.pause()
-            try:
-                await self._take([i.event for i in letters if isinstance(i, Delivered)])
-            finally:
-                self._peer.link.resume()
-            for letter in letters:
-                if isinstance(letter, Closed):
-                    return letter.text or "CLOSED"
+    def _hear(self, event: Event) -> None:
+        """Take an event that came; where too many wait, leave what comes next in the socket.
 
-    async def _take(self, events: list[Event]) -> None:
-        await self._arrivals.take(
-            {event.id_bytes: event for event in events if self._wanted.matches(event)}
-        )
+        A sync on the same link waits with it, until one batch is stored and no longer.
+        """
+        if not self._wanted.matches(event):
+            self._peer.dialogue.faults[Fault.UNASKED] += 1
+            return
+        self._arrived.put(event)
+        if len(self._arrived.pending) >= _HIGH_WATER:
+            self._peer.link.pause()
+
+    async def _store(self) -> None:
+        """Store what comes, as much together as has come."""
+        waiting = self._arrived.pending
+        try:
+            while True:
+                batch = [await self._arrived.get(), *waiting[: _BATCH - 1]]
+                del waiting[: _BATCH - 1]
+                if len(waiting) < _HIGH_WATER:
+                    self._peer.link.resume()
+                await self._arrivals.take({event.id_bytes: event for event in batch})
+        finally:
+            self._peer.link.resume()
 
     # --- our new events -------------------------------------------------------------------------
 
