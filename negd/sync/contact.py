@@ -11,9 +11,9 @@ from twisted.internet.task import deferLater
 
 from negd.interfaces import IPeerLink
 from negd.nostr.kinds import RELAY_AUTH
-from negd.nostr.messages import Ok, encode_auth
+from negd.nostr.messages import Notice, Ok, encode_auth
 from negd.nostr.signing import Signer
-from negd.sync.dialogue import Dialogue
+from negd.sync.dialogue import Dialogue, Mailbox
 from negd.sync.node import Node
 from negd.sync.refusals import asks_who_we_are
 
@@ -35,6 +35,7 @@ class Contact:
     """A link and its dialogue; made by :func:`get_in_touch`.
 
     :ivar fault: why the link is given up, where that is the peer's fault; else nothing.
+    :ivar tail: where letters to the subscription for new events go, while there is one.
     :ivar tail_refused: the peer's words, while it will not be tailed on this link; else nothing.
     """
 
@@ -42,6 +43,7 @@ class Contact:
         self.link = link
         self.dialogue = dialogue
         self.fault = self.tail_refused = ""
+        self.tail: Mailbox | None = None
         self._node = node
         self._names = count(1)
         self._answered: str | None = None
@@ -83,6 +85,14 @@ class Contact:
         clock = self._node.clock
         self._asked_for_patience = (refusal, clock.seconds() + seconds)
         await deferLater(clock, seconds)
+
+    def give_up_tail(self, refusal: str) -> None:
+        """Have the tail end for a while, where the peer may take no other request beside it.
+
+        :param refusal: the peer's words, which count as said to the tail.
+        """
+        if self.tail is not None:
+            self.tail.put(Notice(refusal))
 
     @property
     def slowed_by(self) -> str:

@@ -14,7 +14,7 @@ from negd.sync.dialogue import Silence
 from negd.sync.differences import Differences
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_less, asks_for_patience, limit_in
+from negd.sync.refusals import asks_for_less, asks_for_patience, is_about_number, limit_in
 from negd.sync.request import Answer, Requests
 from negd.sync.together import together
 
@@ -99,7 +99,7 @@ class Fetch:
         self.cap = cap
         self.in_flight = in_flight
         self._moved = moved
-        self._open_lanes = 0
+        self._open_lanes = self._asking = 0
         self._returned = self._same = 0
         self._tries: Counter[bytes] = Counter()
         self._suspects: list[list[bytes]] = []
@@ -161,16 +161,21 @@ class Fetch:
     async def _fetch(self, ids: list[bytes]) -> bool:
         """One REQ; false where the peer refused one more."""
         asked = set(ids)
-        answer = await self._requests.ask(
-            Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
-        )
+        self._asking += 1
+        try:
+            answer = await self._requests.ask(
+                Filter.build(ids=ids), lambda event: event.id_bytes in asked, len(ids)
+            )
+        finally:
+            self._asking -= 1
         missing = [event_id for event_id in ids if event_id not in answer.events]
         if self._peer.dialogue.is_lost:
             for event_id in missing:
                 self._ledger.note_lost(event_id, Residue.UNFETCHABLE, _LOST)
-        for event_id in answer.events:
-            self._tries.pop(event_id, None)
+        if answer.events:
             self._in_vain = 0
+            for event_id in self._tries.keys() & answer.events.keys():
+                del self._tries[event_id]
         await self._arrivals.take(answer.events)
         missing = self._without_spoilt(missing)
         if isinstance(answer.failure, Silence):
@@ -277,6 +282,8 @@ class Fetch:
         most = _PATIENT_TRIES if asks_for_patience(refusal) else _MOST_TRIES
         again = self._worth_another_try(ids, most, refusal)
         if again:
+            if not self._asking and self._tries[again[0]] > 1 and is_about_number(refusal):
+                self._peer.give_up_tail(refusal)  # there is no other that may be one too many
             pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** (self._tries[again[0]] - 1))
             await self._peer.let_be(refusal, pause)
             self._needs.put_back(again)

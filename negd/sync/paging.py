@@ -16,7 +16,7 @@ from negd.sync.contact import PAUSES, Contact
 from negd.sync.crowds import Crowd
 from negd.sync.ledger import Ledger
 from negd.sync.node import Node
-from negd.sync.refusals import asks_for_less, asks_for_patience, limit_in
+from negd.sync.refusals import asks_for_less, asks_for_patience, is_about_number, limit_in
 from negd.sync.request import Answer, Requests
 
 _MOST_SHOWN = 20_000
@@ -173,6 +173,8 @@ class Paging:
                 return answer
             size = min(wanted.limit or self._page, self._page)
             if asks_for_patience(refusal) and (pause := next(pauses, None)) is not None:
+                if pause > PAUSES[0] and is_about_number(refusal):
+                    self._peer.give_up_tail(refusal)
                 await self._peer.let_be(refusal, pause)
             elif asks_for_less(refusal) and size > 1:
                 self._page = max(1, min(limit_in(refusal) or size, size // 2))

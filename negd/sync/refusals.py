@@ -100,6 +100,8 @@ _PATIENCE = re.compile(
     re.IGNORECASE,
 )
 
+_NUMBER_OPEN = re.compile(r"too many|max\w*|concurrent", re.IGNORECASE)
+
 # A notice about something else is none of a negotiation's business. NEG-OPEN is the only command of
 # ours that relays do not know.
 _PLAINLY_ABOUT_US = re.compile(
@@ -139,6 +141,11 @@ def asks_who_we_are(text: str) -> bool:
 def asks_for_patience(text: str) -> bool:
     """Whether a refusal is for the rate or the number of what was asked, not for what it was."""
     return _PATIENCE.search(text) is not None
+
+
+def is_about_number(text: str) -> bool:
+    """Whether a refusal is for how many requests are open, not for how often they come."""
+    return asks_for_patience(text) and _NUMBER_OPEN.search(text) is not None
 
 
 def asks_for_less(text: str) -> bool:

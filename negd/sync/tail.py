@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from negd.interfaces import Direction, Fault
 from negd.nostr.event import Event
 from negd.nostr.filter import Filter
-from negd.nostr.messages import Closed, Notice, encode_close, encode_request
+from negd.nostr.messages import Closed, Delivered, Notice, encode_close, encode_request
 from negd.sync.arrivals import Arrivals
 from negd.sync.contact import Contact
 from negd.sync.differences import Line
@@ -114,30 +114,35 @@ class Tail:
         """Have events come until the peer sends none any more; its words."""
         name = self._peer.subscription_name()
         with self._peer.dialogue.subscription(name, self._hear) as box:
+            self._peer.tail = box
             self._peer.link.send(encode_request(name, [self._beginning()]))
-            letter = await box.next(None, "event")
-            if isinstance(letter, Notice):  # later ones are about other requests
-                self._peer.link.send(encode_close(name))
-                return letter.text
-            while not isinstance(letter, Closed):
-                letter = await box.next(None, "event")
-            return letter.text or "CLOSED"
+            try:
+                while True:
+                    letter = await box.next(None, "event")
+                    if isinstance(letter, Closed):
+                        return letter.text or "CLOSED"
+                    if isinstance(letter, Notice):
+                        self._peer.link.send(encode_close(name))
+                        return letter.text
+            finally:
+                self._peer.tail = None
 
     def _beginning(self) -> Filter:
         """The filter from a little back on."""
         return self._wanted.since_at_least(max(0, int(self._clock.seconds()) - _BACK))
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, letter: Delivered) -> bool:
         """Take an event that came; where too many wait, leave what comes next in the socket.
 
         A sync on the same link waits with it, until one batch is stored and no longer.
         """
-        if not self._wanted.matches(event):
+        if not self._wanted.matches(letter.event):
             self._peer.dialogue.faults[Fault.UNASKED] += 1
-            return
-        self._arrived.put(event)
+            return False
+        self._arrived.put(letter.event)
         if len(self._arrived.pending) >= _HIGH_WATER:
             self._peer.link.pause()
+        return True
 
     async def _store(self) -> None:
         """Store what comes, as much together as has come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -13,14 +13,16 @@ from twisted.internet.task import deferLater
 
 from negd.errors import PeerError, StorageError
 from negd.interfaces import Direction, PeerDescription, PeerState
+from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
 from negd.reconcile import RecordSet
 from negd.settings import SyncSettings
 from negd.sync import lessons
-from negd.testing.links import ScriptedPeer, drive, settle
+from negd.testing.links import ConversationPeer, ScriptedPeer, drive, settle
 from negd.testing.nodes import THEIRS, World, failure_of
+from negd.websocket.conversation import Backend
 
 alice = Signer(b"\x01" * 32)
 NOW = 1_700_000_000
@@ -36,11 +38,18 @@ def attending() -> Iterator[Attend]:
     """Makes two nodes with five events each, ours attending to theirs; stops them in the end."""
     worlds: list[World] = []
 
-    def attend(listing: Listing = Listing(THEIRS), sync: SyncSettings | None = None) -> World:  # noqa: B008
+    def attend(
+        listing: Listing = Listing(THEIRS),  # noqa: B008
+        sync: SyncSettings | None = None,
+        link: Callable[[Backend], ConversationPeer] | None = None,
+        theirs: Sequence[Event] = events[5:10],
+    ) -> World:
         world = World(sync or SyncSettings(jitter=0, backoff_first=5))
         worlds.append(world)
+        if link is not None:
+            world.dialer.peers[THEIRS] = lambda: link(world.theirs.backend)
         world.ours.hold(events[:5])
-        world.theirs.hold(events[5:10])
+        world.theirs.hold(theirs)
         drive(world.clock, world.ours.roster.start([listing]))
         settle(world.clock)
         return world
@@ -171,6 +180,43 @@ def test_a_peer_that_will_not_be_tailed_is_still_synced_and_pushed_to(attending:
     world.clock.advance(10)
     settle(world.clock)
     assert len(world.dialer.links) == 2
+
+
+@pytest.mark.parametrize("nip77", [True, False])
+def test_a_peer_that_takes_one_subscription_is_synced_and_then_tailed(
+    attending: Attend, nip77: bool
+) -> None:
+    class OneAtATime(ConversationPeer):
+        """Their node, with one subscription at a time."""
+
+        opened: str | None = None
+
+        def received(self, text: bytes) -> None:
+            label, name, *_ = json.loads(text)
+            if label == "NEG-OPEN" and not nip77:
+                self.send(b'["NOTICE","unknown cmd"]')
+            elif label == "REQ" and self.opened not in (None, name):
+                refusal = "rate-limited: too many subscriptions (max 1)"
+                self.send(json.dumps(["CLOSED", name, refusal]).encode())
+            else:
+                if label == "REQ":
+                    self.opened = name
+                elif label == "CLOSE" and name == self.opened:
+                    self.opened = None
+                super().received(text)
+
+    world = attending(link=OneAtATime, theirs=[alice.sign(created_at=1000 + n) for n in range(300)])
+    for _ in range(60):
+        world.clock.advance(1)
+        settle(world.clock)
+    assert world.ours.held() == world.theirs.held()
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None and state.last_sync
+    world.clock.advance(20)
+    settle(world.clock)
+    world.theirs.hold([alice.sign(created_at=NOW + 90)])
+    settle(world.clock)
+    assert world.ours.held() == world.theirs.held()
 
 
 def test_a_sync_on_demand_uses_the_open_link(attending: Attend) -> None:

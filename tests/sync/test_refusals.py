@@ -16,6 +16,7 @@ from negd.sync.refusals import (
     concerns_negotiation,
     has_deleted_it,
     holds_it,
+    is_about_number,
     limit_in,
     refusal_of,
 )
@@ -71,6 +72,20 @@ def test_servers_that_want_to_be_asked_for_less(text: str, limit: int | None) ->
     assert asks_for_less(text)
     assert limit_in(text) == limit
     assert concerns_a_request(f"{text} of this REQ")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_it"),
+    [
+        ("too many concurrent REQs", True),
+        ("ERROR: max subscriptions exceeded", True),
+        ("rate-limited: too many subscriptions", True),
+        ("rate-limited: slow down", False),
+        ("blocked: too many ids", False),
+    ],
+)
+def test_servers_that_have_too_many_requests_open(text: str, is_it: bool) -> None:
+    assert is_about_number(text) is is_it
 
 
 @pytest.mark.parametrize(
