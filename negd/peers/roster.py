@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import replace
 from random import Random
 
 from twisted.internet.defer import (
@@ -26,7 +25,6 @@ from negd.interfaces import (
     LedgerEntry,
     PeerDescription,
     PeerState,
-    PeerStatus,
     SyncProgress,
 )
 from negd.nostr.filter import Filter
@@ -163,7 +161,6 @@ class Roster:
             raise LimitReached(f"too many peers (limit {self._node.settings.max_peers})")
         visited = self._peers.get(listing.url)
         state = PeerState() if visited is None else visited.state
-        state = replace(state, status=PeerStatus.IDLE)
         await self._book.put(listing.url, state)
         visited = self._peers.get(listing.url)  # the visit may have ended, or one begun
         if visited is None:
