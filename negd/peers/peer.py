@@ -45,7 +45,7 @@ _COUNTED_EVERY = 30.0
 class Peer:
     """A peer that is listed, or only visited for one sync.
 
-    :param line: bounds how many syncs of all peers run at once.
+    :param turns: bounds how many syncs of all peers run at once.
     :ivar state: as it is to be written down, which is never ``SYNCING``; see :attr:`shown`.
     :ivar ours: whether this node, of those on one store, keeps equal with it and writes its state.
     :ivar contact: the link that is kept open; None while there is none.
@@ -59,7 +59,7 @@ class Peer:
         listed: bool,
         node: Node,
         book: IPeerBook,
-        line: DeferredSemaphore,
+        turns: DeferredSemaphore,
         random: Random,
     ) -> None:
         self.listing = listing
@@ -73,7 +73,7 @@ class Peer:
         self._left_off: tuple[Filter, Reached] | None = None
         self._node = node
         self._book = book
-        self._line = line
+        self._turns = turns
         self._random = random
         self._writing = DeferredLock()
         self._written = state.events_synced
@@ -124,7 +124,7 @@ class Peer:
         so_far = SyncProgress(self.url)
         abandoned = 0
         while True:
-            await self._line.acquire()
+            await self._turns.acquire()
             self._is_syncing = True
             try:
                 await self._get_described()
@@ -140,7 +140,7 @@ class Peer:
                     await self.failed(_TOO_SLOW)
                     raise PeerError(_TOO_SLOW) from None
             finally:
-                self._line.release()
+                self._turns.release()
 
     async def _take_turns(self, run: SyncRun, most: int) -> SyncProgress:
         """See a run through; with others that wait, it makes room after one turn.
@@ -247,7 +247,7 @@ class Peer:
 
         :param ends: second from which on it is not left to finish what is under way.
         """
-        if self._line.waiting:
+        if self._turns.waiting:
             run.make_room()
             if self._node.clock.seconds() >= ends:
                 run.abandon()

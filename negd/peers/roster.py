@@ -60,7 +60,7 @@ class Roster:
         self._random = random
         self._peers: dict[str, Peer] = {}
         self._attendances: dict[str, Attendance] = {}
-        self._line = DeferredSemaphore(node.settings.concurrent)
+        self._turns = DeferredSemaphore(node.settings.concurrent)
         self._dialing = DeferredSemaphore(node.settings.concurrent)
         self._changing = DeferredLock()
         self._active = False
@@ -173,7 +173,7 @@ class Roster:
         self._attend(peer)
 
     def _peer(self, listing: Listing, state: PeerState, listed: bool) -> Peer:
-        peer = Peer(listing, state, listed, self._node, self._book, self._line, self._random)
+        peer = Peer(listing, state, listed, self._node, self._book, self._turns, self._random)
         peer.ours = self._tenancy is None
         return peer
 

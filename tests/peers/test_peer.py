@@ -242,7 +242,7 @@ def test_a_sync_that_is_cancelled_while_others_have_their_turn_is_over() -> None
     peer = roster._peers[THEIRS]
     assert peer._run is not None
     peer._run.make_room()
-    other = roster._line.acquire()
+    other = roster._turns.acquire()
     pass_time(world, lambda: other.called)
     assert (shown(world).status, ended) == (PeerStatus.SYNCING, [])
     assert peer.running is not None
