@@ -91,7 +91,7 @@ class Attendance:
         while True:
             began = self._clock.seconds()
             try:
-                await self._visit()
+                await self._one_link()
             except NegdError as error:
                 log.warn("{url}: {text}", url=self._peer.url, text=error.text)
             lasted = self._clock.seconds() - began
@@ -107,8 +107,8 @@ class Attendance:
             self._node.settings, 1 + self._short_links, None, self._random
         )
 
-    async def _visit(self) -> None:
-        """One link from its opening to its end."""
+    async def _one_link(self) -> None:
+        """A link from its opening to its end."""
         peer = self._peer
         peer.contact = opened = await self._dial()
         try:

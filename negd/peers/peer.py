@@ -45,7 +45,8 @@ _COUNTED_EVERY = 30.0
 class Peer:
     """A peer that is listed, or only visited for one sync.
 
-    :param line: bounds how many syncs of all peers run at once.
+    :param turns: bounds how many syncs of all peers run at once.
+    :ivar state: as it is to be written down, which is never ``SYNCING``; see :attr:`shown`.
     :ivar ours: whether this node, of those on one store, keeps equal with it and writes its state.
     :ivar contact: the link that is kept open; None while there is none.
     :ivar running: the sync under way.
@@ -58,7 +59,7 @@ class Peer:
         listed: bool,
         node: Node,
         book: IPeerBook,
-        line: DeferredSemaphore,
+        turns: DeferredSemaphore,
         random: Random,
     ) -> None:
         self.listing = listing
@@ -67,11 +68,12 @@ class Peer:
         self.ours = True
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
-        self._turn: SyncRun | None = None
+        self._is_syncing = False
+        self._run: SyncRun | None = None
         self._left_off: tuple[Filter, Reached] | None = None
         self._node = node
         self._book = book
-        self._line = line
+        self._turns = turns
         self._random = random
         self._writing = DeferredLock()
         self._written = state.events_synced
@@ -83,9 +85,9 @@ class Peer:
 
     @property
     def shown(self) -> PeerState:
-        """The state, with what its sync has moved until now and what slows it."""
-        run, state = self._turn, self.state
-        if run is None:
+        """The state, with its sync, what that has moved until now and what slows it."""
+        state = replace(self.state, status=PeerStatus.SYNCING) if self._is_syncing else self.state
+        if (run := self._run) is None:
             return state
         slowed = f"slowed by the peer: {run.slowed_by}" if run.slowed_by else ""
         return replace(
@@ -109,26 +111,26 @@ class Peer:
         """
         if self.running is not None:
             raise LimitReached(f"a sync with {self.url} is already running")
-        running = self.running = Deferred.fromCoroutine(self._run(wanted, progress))
+        running = self.running = Deferred.fromCoroutine(self._sync(wanted, progress))
 
         def ended(result: SyncProgress | Failure) -> SyncProgress | Failure:
             self.running = None
+            self._is_syncing = False
             return result
 
         return running.addBoth(ended)
 
-    async def _run(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
-        before = self.state.status
+    async def _sync(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
         so_far = SyncProgress(self.url)
         abandoned = 0
         while True:
-            await self._line.acquire()
+            await self._turns.acquire()
+            self._is_syncing = True
             try:
-                self.state = replace(self.state, status=PeerStatus.SYNCING)
                 await self._get_described()
                 run = self._new_run(wanted, progress, so_far)
                 try:
-                    return await self._take_turns(run, before, 1 + 2**abandoned)
+                    return await self._take_turns(run, 1 + 2**abandoned)
                 finally:
                     self._leave_off(wanted, run.reached)
             except TurnOver:
@@ -137,15 +139,10 @@ class Peer:
                 if abandoned > _MOST_ABANDONED:
                     await self.failed(_TOO_SLOW)
                     raise PeerError(_TOO_SLOW) from None
-                self.state = replace(self.state, status=PeerStatus.SYNCING)
-            except CancelledError:
-                if self.state.status is PeerStatus.SYNCING:
-                    self.state = replace(self.state, status=before)
-                raise
             finally:
-                self._line.release()
+                self._turns.release()
 
-    async def _take_turns(self, run: SyncRun, before: PeerStatus, most: int) -> SyncProgress:
+    async def _take_turns(self, run: SyncRun, most: int) -> SyncProgress:
         """See a run through; with others that wait, it makes room after one turn.
 
         :param most: turns after which it is not left to finish what is under way.
@@ -154,9 +151,9 @@ class Peer:
         ends = self._node.clock.seconds() + most * seconds
         with (
             self._every(seconds, self._make_room, run, ends),
-            self._every(_COUNTED_EVERY, self._write_count, run, before),
+            self._every(_COUNTED_EVERY, self._write_count, run),
         ):
-            return await self._see_through(run, before)
+            return await self._see_through(run)
 
     def _place(self, wanted: Filter) -> Reached | None:
         """Where the last run about this left off."""
@@ -200,18 +197,17 @@ class Peer:
             self.listing.narrowed(wanted) == self.listing.wanted,
         )
 
-    async def _see_through(self, run: SyncRun, before: PeerStatus) -> SyncProgress:
-        """One turn; where a sync does not end with it, ``before`` is written as the status."""
-        self._turn, contact = run, self.contact
+    async def _see_through(self, run: SyncRun) -> SyncProgress:
+        """One turn, and what is to be written down of it."""
+        self._run, contact = run, self.contact
         try:
             await run.run(contact)
         except TurnOver:
-            await self._keep(self._after(run, replace(self.state, status=before)))
+            await self._keep(self._after(run, self.state))
             raise
         except CancelledError:
             fault = "" if contact is None else contact.fault
-            state = self._failed(fault) if fault else replace(self.state, status=before)
-            await self._keep(self._after(run, state))
+            await self._keep(self._after(run, self._failed(fault) if fault else self.state))
             raise
         except BudgetSpent as spent:
             await self._keep(self._after(run, self._stopped(spent)))
@@ -239,27 +235,26 @@ class Peer:
     def _note(self, failure: Failure) -> None:
         log.failure("beside the sync with {url}", failure, url=self.url)
 
-    def _write_count(self, run: SyncRun, before: PeerStatus) -> Deferred[None] | None:
+    def _write_count(self, run: SyncRun) -> Deferred[None] | None:
         """Write down what a sync has moved until now; for all else, its end is waited for."""
         moved = self.state.events_synced + run.moved
-        if run is not self._turn or moved == self._written:
+        if run is not self._run or moved == self._written:
             return None
-        state = replace(self.state, status=before, events_synced=moved)
-        return Deferred.fromCoroutine(self._write(state))
+        return Deferred.fromCoroutine(self._write(replace(self.state, events_synced=moved)))
 
     def _make_room(self, run: SyncRun, ends: float) -> None:
         """Where others wait, have a sync that has had its turn go to the end of the line.
 
         :param ends: second from which on it is not left to finish what is under way.
         """
-        if self._line.waiting:
+        if self._turns.waiting:
             run.make_room()
             if self._node.clock.seconds() >= ends:
                 run.abandon()
 
     def _after(self, run: SyncRun, state: PeerState) -> PeerState:
         """A state with what a run moved and learned; that is the end of the run."""
-        self._turn = None
+        self._run = None
         moved = self.state.events_synced + run.moved
         return replace(state, events_synced=moved, profile=run.profile)
 

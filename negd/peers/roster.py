@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import replace
 from random import Random
 
 from twisted.internet.defer import (
@@ -26,7 +25,6 @@ from negd.interfaces import (
     LedgerEntry,
     PeerDescription,
     PeerState,
-    PeerStatus,
     SyncProgress,
 )
 from negd.nostr.filter import Filter
@@ -62,7 +60,7 @@ class Roster:
         self._random = random
         self._peers: dict[str, Peer] = {}
         self._attendances: dict[str, Attendance] = {}
-        self._line = DeferredSemaphore(node.settings.concurrent)
+        self._turns = DeferredSemaphore(node.settings.concurrent)
         self._dialing = DeferredSemaphore(node.settings.concurrent)
         self._changing = DeferredLock()
         self._active = False
@@ -163,7 +161,6 @@ class Roster:
             raise LimitReached(f"too many peers (limit {self._node.settings.max_peers})")
         visited = self._peers.get(listing.url)
         state = PeerState() if visited is None else visited.state
-        state = replace(state, status=PeerStatus.IDLE)
         await self._book.put(listing.url, state)
         visited = self._peers.get(listing.url)  # the visit may have ended, or one begun
         if visited is None:
@@ -176,7 +173,7 @@ class Roster:
         self._attend(peer)
 
     def _peer(self, listing: Listing, state: PeerState, listed: bool) -> Peer:
-        peer = Peer(listing, state, listed, self._node, self._book, self._line, self._random)
+        peer = Peer(listing, state, listed, self._node, self._book, self._turns, self._random)
         peer.ours = self._tenancy is None
         return peer
 

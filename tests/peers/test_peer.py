@@ -222,15 +222,34 @@ def test_what_a_cancelled_sync_moved_is_counted(world: World) -> None:
 def test_a_turn_that_is_over_leaves_no_sync_in_the_book(world: World) -> None:
     ended = begin(world)
     peer = world.ours.roster._peers[THEIRS]
-    run = peer._turn
+    run = peer._run
     assert run is not None
     run.make_room()
-    pass_time(world, lambda: peer._turn is not run)
+    pass_time(world, lambda: peer._run is not run)
     assert not ended
     assert book_of(world).events_synced >= 10
     assert (shown(world).status, book_of(world).status) == (PeerStatus.SYNCING, PeerStatus.IDLE)
     pass_time(world, lambda: ended)
     assert shown(world).events_synced == 40
+
+
+def test_a_sync_that_is_cancelled_while_others_have_their_turn_is_over() -> None:
+    world = World(SyncSettings(concurrent=1))
+    roster = world.ours.roster
+    roster.pause_background()
+    drive(world.clock, roster.add(THEIRS))
+    ended = begin(world)
+    peer = roster._peers[THEIRS]
+    assert peer._run is not None
+    peer._run.make_room()
+    other = roster._turns.acquire()
+    pass_time(world, lambda: other.called)
+    assert (shown(world).status, ended) == (PeerStatus.SYNCING, [])
+    assert peer.running is not None
+    peer.running.cancel()
+    settle(world.clock)
+    assert isinstance(ended[0], CancelledError)
+    assert (shown(world).status, book_of(world).status) == (PeerStatus.IDLE, PeerStatus.IDLE)
 
 
 def test_what_a_sync_moves_is_written_down_before_its_end(
@@ -272,7 +291,8 @@ def test_a_count_that_takes_long_to_write_does_not_undo_the_end_of_the_sync(
     world.clock.advance(30)
     settle(world.clock)
     world.dialer.links[-1].close()
-    pass_time(world, lambda: shown(world).status is PeerStatus.ERROR)
+    peer = world.ours.roster._peers[THEIRS]
+    pass_time(world, lambda: peer.state.status is PeerStatus.ERROR)
     assert not ended
     slow.callback(None)
     settle(world.clock)
