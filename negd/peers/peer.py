@@ -22,7 +22,8 @@ from negd.peers.waits import until_next
 from negd.sync.budget import BudgetSpent, TurnOver
 from negd.sync.contact import Contact
 from negd.sync.node import Node
-from negd.sync.run import Reached, SyncRun
+from negd.sync.reached import Reached
+from negd.sync.run import SyncRun
 
 T = TypeVar("T")
 

@@ -57,6 +57,7 @@ class Paging:
     :param found: told of ids that we have and that we need, some thousand at a time; returns when
         there is room for more. It may raise BudgetSpent, which ends the paging.
     :param moved: told of counts to add to the progress, by :class:`SyncProgress`'s names.
+    :param page_size: events asked for at first; more later, where they come.
     :ivar until: the second that the next page begins at; all after it is found.
     """
 
@@ -68,6 +69,7 @@ class Paging:
         node: Node,
         found: Callable[[Iterable[bytes], Iterable[bytes]], Awaitable[object]],
         moved: Callable[..., None],
+        page_size: int,
     ) -> None:
         self._peer = peer
         self._requests = Requests(peer, node.settings.answer, _LARGEST)
@@ -77,7 +79,7 @@ class Paging:
         self._found = found
         self._moved = moved
         self._most_shown = 0
-        self._page = self._largest_page = node.page_size
+        self._page, self._largest_page = page_size, node.page_size
         self.until = MAX_TIMESTAMP
 
     async def run(self, wanted: Filter, records: RecordSet) -> None:

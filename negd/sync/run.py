@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,6 +23,7 @@ from negd.sync.ledger import Ledger
 from negd.sync.lessons import Lessons
 from negd.sync.node import Node
 from negd.sync.paging import Paging
+from negd.sync.reached import Reached
 from negd.sync.search import Search
 from negd.sync.together import together
 from negd.sync.upload import Upload
@@ -42,40 +43,6 @@ _PIECE = 1000
 
 _MOST_CARRIED = 10_000
 """Ids that wait to be sent between two runs: more of them are found again."""
-
-_MOST_IN_VAIN = 3
-"""Runs in a row that may begin at one place and gain nothing: one link may just have been short,
-and what stands in the way may be just there."""
-
-_SPREAD = 60
-"""Seconds before a turn from which on a later one looks for what is new: clocks differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """How far a run has come whose peer shows pages, so that the next does not begin anew.
-
-    :ivar left: windows whose pages are still to be read, in this order.
-    :ivar as_of: the second at which it began.
-    :ivar in_vain: runs in a row that began here, got no further, and moved nothing.
-    :ivar sent_later: ids found before, and not sent yet.
-    """
-
-    left: list[Window]
-    as_of: int
-    in_vain: int
-    sent_later: list[bytes]
-
-    def windows(self, wanted: Filter) -> list[Window]:
-        """What is to be read next: what the turn left, then what is newer than it.
-
-        In this order, as there may always be more news than fits into one link's life.
-        """
-        until = whole(wanted).until
-        since = max(whole(wanted).since, self.as_of - _SPREAD)
-        if since > until or any(window.until == until for window in self.left):
-            return self.left
-        return [*self.left, Window(since, until)]
 
 
 class SyncRun:
@@ -261,8 +228,14 @@ class SyncRun:
         reached, self.reached = self.reached, None
         as_of = int(self._node.clock.seconds())
         begun = [whole(self._wanted)] if reached is None else reached.windows(self._wanted)
+        page_size = self._node.page_size
         if reached is not None:
             self._haves.add(reached.sent_later)
+            page_size = reached.page_size(page_size)
+            if (skipped := reached.stepped_over) is not None:
+                self._ledger.remark(
+                    f"seconds {skipped.since} to {skipped.until} are left out: links end there"
+                )
         search = Search(
             peer,
             self._node,
@@ -270,7 +243,7 @@ class SyncRun:
             self._lessons,
             self._stepped,
             self._moved_on,
-            partial(self._paging, peer),
+            partial(self._paging, peer, page_size),
             None if reached is None else begun,
         )
         left: list[Window] | None = None
@@ -281,24 +254,10 @@ class SyncRun:
             left = search.left if left is None else left
             is_partial = search.has_reconciled or self._wanted.limit is not None
             if left is not None and not is_partial:
-                self.reached = self._how_far(left, begun, reached, as_of)
+                is_lost = peer.dialogue.is_lost
+                self.reached = Reached.after(left, begun, reached, as_of, is_lost)
             if search.broke_off:
                 self._lessons.broke_off(search.broke_off, moved=self.moved)
-
-    def _how_far(
-        self, left: list[Window], begun: list[Window], reached: Reached | None, as_of: int
-    ) -> Reached | None:
-        """Where the next run goes on; None where this one gained nothing that it could go on from.
-
-        :param begun: the windows that it was to read.
-        :param reached: where it began, if not anew.
-        """
-        if left != begun:
-            return Reached(left, as_of, 0, [])
-        if reached is None:
-            return None
-        in_vain = 0 if self.moved else reached.in_vain + 1
-        return None if in_vain >= _MOST_IN_VAIN else Reached(left, as_of, in_vain, [])
 
     async def _moved_on(self) -> None:
         await self._room(0)
@@ -308,10 +267,17 @@ class SyncRun:
         await self._needs.drained(most)
         await self._haves.drained(most)
 
-    def _paging(self, peer: Contact) -> Paging:
+    def _paging(self, peer: Contact, page_size: int) -> Paging:
         arrivals = self._arrivals(peer, self._moved_by_page)
-        taking = None if self._direction is Direction.UP else arrivals
-        return Paging(peer, taking, self._ledger, self._node, self._paged, self._moved_by_page)
+        return Paging(
+            peer,
+            None if self._direction is Direction.UP else arrivals,
+            self._ledger,
+            self._node,
+            self._paged,
+            self._moved_by_page,
+            page_size,
+        )
 
     async def _fetch(self, peer: Contact, arrivals: Arrivals) -> None:
         fetch = Fetch(

@@ -602,9 +602,11 @@ class Measured(PagedPeer):
 
     :ivar asked_for: the second that each REQ reads pages from, None for the newest.
     :ivar takes: whether it answers to events.
+    :ivar falls_silent: whether it says nothing more then, in place of ending the link.
     """
 
     takes = True
+    falls_silent = False
 
     def __init__(self, backend: Backend, pages: float) -> None:
         super().__init__(backend)
@@ -618,7 +620,8 @@ class Measured(PagedPeer):
         if label == "EVENT" and not self.takes:
             return
         if len(self.asked_for) > self._pages:
-            self.abort("out of breath")
+            if not self.falls_silent:
+                self.abort("out of breath")
         else:
             super().received(text)
 
@@ -630,9 +633,11 @@ class PagedWorld(World):
     :ivar shown: those links.
     """
 
-    def __init__(self, pages: Iterable[float], listing: Listing | None = None) -> None:
+    def __init__(
+        self, pages: Iterable[float], listing: Listing | None = None, began: int = 1000
+    ) -> None:
         super().__init__(SyncSettings(jitter=0, interval=10**6))
-        self.theirs.hold([alice.sign(created_at=1000 + n) for n in range(400)])
+        self.theirs.hold([alice.sign(created_at=began + n) for n in range(400)])
         self.pages = chain(pages, repeat(inf))
         self.shown: list[Measured] = []
         self.dialer.peers[THEIRS] = self._link
@@ -646,6 +651,8 @@ class PagedWorld(World):
     def fail(self) -> str:
         """A sync that does not come to its end; with which words."""
         syncing = self.peer.sync(EVERYTHING, lambda _: None)
+        settle(self.clock)
+        self.clock.advance(30)
         settle(self.clock)
         return str(failure_of(syncing))
 
@@ -672,14 +679,56 @@ def test_a_link_that_brings_no_page_loses_no_place() -> None:
     assert world.starts().count(None) == 1
 
 
-def test_a_place_that_leads_nowhere_three_times_in_a_row_is_not_gone_on_from() -> None:
-    world = PagedWorld([4, 0, 0, 0])
-    for _ in range(4):
-        assert "out of breath" in world.fail()
+def test_a_place_where_a_peer_falls_silent_three_times_in_a_row_is_not_gone_on_from() -> None:
+    world = PagedWorld([4])
+    assert "out of breath" in world.fail()
+    silent = [Measured(world.theirs.backend, 0) for _ in range(3)]
+    for link in silent:
+        link.falls_silent = True
+    links = iter(silent)
+    shown = world.dialer.peers[THEIRS]
+    world.dialer.peers[THEIRS] = lambda: next(links)
+    for _ in silent:
+        assert world.fail().startswith("no answer to a REQ")
+    world.dialer.peers[THEIRS] = shown
     world.succeed()
-    place = world.starts()[1]
-    assert place is not None
-    assert world.starts() == [None, place, place, place, None]
+    places = [link.asked_for[0] for link in silent]
+    assert len(set(places)) == 1 and places[0] is not None
+    assert world.starts() == [None, None]
+
+
+@pytest.mark.parametrize("at", [0, 150, 399])
+def test_an_event_that_a_peer_chokes_on_keeps_no_other_from_coming(at: int) -> None:
+    began = 1_700_000_000 - 400
+    world = PagedWorld([], began=began)
+    poison = alice.sign(created_at=began + at)
+    assert poison.id_bytes in world.theirs.held()
+
+    class Choking(PagedPeer):
+        """Hangs up in place of sending one event."""
+
+        def send(self, text: bytes) -> None:
+            if poison.id.encode() in text and text.startswith(b'["EVENT"'):
+                self.abort("I choke")
+            else:
+                super().send(text)
+
+    world.dialer.peers[THEIRS] = lambda: Choking(world.theirs.backend)
+    failures = 0
+    while True:
+        syncing = world.peer.sync(EVERYTHING, lambda _: None)
+        settle(world.clock)
+        if world.peer.state.last_sync:
+            break
+        assert "I choke" in str(failure_of(syncing))
+        failures += 1
+        assert failures < 20
+        world.clock.advance(30)
+    progress = cast(SyncProgress, syncing.result)
+    lost = world.theirs.held() - world.ours.held()
+    assert poison.id_bytes in lost
+    assert len(lost) <= 8  # and its neighbours, perhaps, until the next sync
+    assert any("are left out: links end there" in text for text in progress.reasons)
 
 
 def test_what_a_peer_out_of_reach_had_shown_is_not_read_again() -> None:
