@@ -87,7 +87,7 @@ class Attendance:
     # --- life -----------------------------------------------------------------------------------
 
     async def _attend(self) -> None:
-        await self._sleep(self._peer.state.next_sync - self._clock.seconds())
+        await self._sleep(self._peer.until_retry)
         while True:
             began = self._clock.seconds()
             try:

@@ -322,10 +322,16 @@ class Peer:
             except StorageError as error:
                 log.error("state of {url}: {text}", url=self.url, text=error.text)
 
+    @property
+    def until_retry(self) -> float:
+        """Seconds until a failed sync is tried again; no clock that was set back makes it more."""
+        until = self.state.next_sync - self._node.clock.seconds()
+        return min(max(0.0, until), self._node.settings.backoff_most)
+
     def wait(self) -> float:
         """Seconds until the next sync is due, after the last one has ended."""
         if self.state.consecutive_failures:
-            return max(0.0, self.state.next_sync - self._node.clock.seconds())
+            return self.until_retry
         return until_next(self._node.settings, 0, self.listing.interval, self._random)
 
     async def halt(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -136,6 +137,27 @@ def test_over_a_slow_link_less_is_under_way(rate: int) -> None:
     asked = [json.loads(text) for text in world.dialer.links[-1].sent]
     sizes = {len(message[2]["ids"]) for message in asked if message[0] == "REQ"}
     assert max(sizes) == (100 if rate else 200)
+    drive(world.clock, world.ours.roster.stop())
+
+
+def test_a_clock_that_was_set_back_puts_off_a_sync_for_no_longer_than_a_failure() -> None:
+    world = World(SyncSettings(backoff_most=3600, jitter=0))
+    failed_later = PeerState(
+        status=PeerStatus.ERROR,
+        consecutive_failures=1,
+        next_sync=world.clock.seconds() + 3650 * DAY,
+    )
+    drive(world.clock, world.ours.storage.book.put(THEIRS, failed_later))
+    world.dialer.peers[THEIRS] = PeerError("gone")
+    drive(world.clock, world.ours.roster.start([Listing(THEIRS)]))
+    world.clock.advance(3600)
+    settle(world.clock)
+    state = world.ours.roster.state(THEIRS)
+    assert state is not None
+    assert state.consecutive_failures == 2
+    peer = world.ours.roster._peers[THEIRS]
+    peer.state = replace(state, next_sync=failed_later.next_sync)
+    assert peer.wait() == 3600
     drive(world.clock, world.ours.roster.stop())
 
 
