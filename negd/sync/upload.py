@@ -94,6 +94,7 @@ class Upload:
         :raises negd.errors.PeerError: the peer fell silent or the link is lost.
         :raises negd.errors.StorageError: the events could not be read.
         """
+        await self._ledger.begin()
         with self._peer.dialogue.oks() as box:
             try:
                 await self._push(box)
