@@ -13,7 +13,7 @@ from negd.interfaces import IPeerLink
 from negd.nostr.kinds import RELAY_AUTH
 from negd.nostr.messages import Notice, Ok, encode_auth
 from negd.nostr.signing import Signer
-from negd.sync.dialogue import Dialogue, Mailbox
+from negd.sync.dialogue import Dialogue, Mailbox, Silence
 from negd.sync.node import Node
 from negd.sync.refusals import asks_who_we_are
 
@@ -48,7 +48,7 @@ class Contact:
         self._names = count(1)
         self._answered: str | None = None
         self._admitted = False
-        self._has_waited = False
+        self._has_waited = self._is_untold = False
         self._answering = DeferredLock()
         self._asked_for_patience = ("", 0.0)
         # A plain dict is slow to find its first key where many before it were deleted.
@@ -105,11 +105,11 @@ class Contact:
     async def admitted_after(self, refusal: str) -> bool:
         """Whether what was refused in these words is worth one more try.
 
-        It is when the peer asked who we are and takes, or took, our answer; a challenge is
-        answered once, however many requests were refused for it.  A peer that challenges with
-        every refusal may take the answer to the last only, or one and no other.
+        It is when the peer asked who we are and takes, or took, our answer, or says nothing to it;
+        a challenge is answered once, however many requests were refused for it.  A peer that
+        challenges with every refusal may take the answer to the last only, or one and no other.
 
-        :raises PeerError: the peer did not answer.
+        :raises PeerError: the link is lost.
         """
         signer = self._node.signer
         if not asks_who_we_are(refusal) or signer is None:
@@ -133,6 +133,7 @@ class Contact:
                 return
 
     async def _answer(self, signer: Signer, challenge: str) -> bool:
+        """Answer a challenge; whether the peer takes it, as far as it says so."""
         answer = signer.sign(
             created_at=int(self._node.clock.seconds()),
             kind=RELAY_AUTH,
@@ -142,7 +143,13 @@ class Contact:
             box.expect(answer.id)
             self.link.send(encode_auth(answer))
             await self.link.drained()
-            letter = await box.next(self._node.settings.answer, "answer to AUTH")
+            if self._is_untold:
+                return True
+            try:
+                letter = await box.next(self._node.settings.answer, "answer to AUTH")
+            except Silence:  # the next try will show; it is not waited for again
+                self._is_untold = True
+                return True
         return isinstance(letter, Ok) and letter.accepted
 
 

@@ -22,7 +22,7 @@ _SETTLED = 30 * 24 * 3600.0
 """Seconds until something is tried again that will not change."""
 
 _STRUCK_OUT = 1000
-"""Entries of each reason that are looked at after a sync."""
+"""Entries of each reason that a sync may drop."""
 
 _MOST_MET = 100_000
 """Entries come upon in one run; beyond it none are struck out after it."""
@@ -40,6 +40,7 @@ class Ledger:
 
     :param book: None where the peer is not listed: nothing is looked up or kept then.
     :param is_whole: whether the run is about all that is kept equal with the peer.
+    :ivar write_at: how much is noted before it is written.
     :ivar reasons: what was said of the tries in vain of this run, the first so many texts, and
         how often.
     """
@@ -56,10 +57,22 @@ class Ledger:
         self._entries: dict[bytes, LedgerEntry] = {}
         self._settled: list[bytes] = []
         self._met: set[bytes] | None = set() if is_whole else None
+        self._found: dict[bytes, LedgerEntry] = {}
+        self.write_at = _WRITE_AT
         self.reasons: Counter[str] = Counter()
 
+    async def begin(self) -> None:
+        """Look at what is there: what a tail notes from now on is not this run's to drop.
+
+        :raises negd.errors.StorageError: it could not be read.
+        """
+        if self._book is None or self._met is None:
+            return
+        for residue in await self._book.residues(self._url):
+            self._found.update(await self._book.entries(self._url, residue, _STRUCK_OUT))
+
     async def unexplained(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Those of the ids that are to be tried now, in order.
+        """Those of the ids that are to be tried now, in order; also those that are being tried.
 
         :raises negd.errors.StorageError: it is not known which these are.
         """
@@ -67,8 +80,9 @@ class Ledger:
             return list(ids)
         entries = await self._book.ledger(self._url, ids)
         self._meet(entries)
-        waiting = await self._waiting(entries)
-        self._retried.update((i, entry) for i, entry in entries.items() if i not in waiting)
+        waiting = (await self._waiting(entries)).difference(self._retried)
+        for event_id in entries.keys() - waiting:
+            self._retried.setdefault(event_id, entries[event_id])
         return [event_id for event_id in ids if event_id not in waiting]
 
     async def _waiting(self, entries: Mapping[bytes, LedgerEntry]) -> set[bytes]:
@@ -169,12 +183,14 @@ class Ledger:
         if self._retried.pop(event_id, None) is not None:
             self._settled.append(event_id)
 
-    async def write(self, at_least: int = _WRITE_AT) -> None:
+    async def write(self, at_least: int | None = None) -> None:
         """Hand what was noted to the peer book, once there is enough of it.
 
+        :param at_least: how much that is, in place of :attr:`write_at`.
         :raises negd.errors.StorageError: it could not be written.
         """
-        if self._book is None or len(self._entries) + len(self._settled) < max(at_least, 1):
+        enough = max(1, self.write_at if at_least is None else at_least)
+        if self._book is None or len(self._entries) + len(self._settled) < enough:
             return
         entries, self._entries = self._entries, {}
         settled, self._settled = self._settled, []
@@ -187,8 +203,8 @@ class Ledger:
         """
         if self._book is None or self._met is None:
             return
-        for residue in await self._book.residues(self._url):
-            entries = await self._book.entries(self._url, residue, _STRUCK_OUT)
-            gone = [event_id for event_id in entries if event_id not in self._met]
-            if gone:
-                await self._book.write_ledger(self._url, {}, gone)
+        left = [event_id for event_id in self._found if event_id not in self._met]
+        entries = await self._book.ledger(self._url, left) if left else {}
+        gone = [event_id for event_id, entry in entries.items() if entry == self._found[event_id]]
+        if gone:
+            await self._book.write_ledger(self._url, {}, gone)

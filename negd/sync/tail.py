@@ -63,6 +63,7 @@ class Tail:
         self._wanted = replace(wanted, limit=None)
         self._direction = direction
         self._ledger = ledger
+        ledger.write_at = 1  # a tail may last for weeks, and the syncs meanwhile look it up
         self._arrivals = Arrivals(peer, node, ledger, moved)
         self._clock = node.clock
         self._line = Line()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 
 from twisted.internet.task import deferLater
@@ -34,11 +34,11 @@ _MOST_PAUSES = 10
 """Pauses in a row, three minutes together, after which a peer that takes nothing is left alone."""
 
 _FEW = 8
-"""Events that a peer may drop without a word, and answer all else: what it has against them."""
+"""Events after the last that it answered which a peer may drop without a word; before that, any."""
 
 _NO_OK, _LOST = "no OK came", "the link ended before an OK came"
 _MOST_LATE = 1000
-"""Such events of which an answer that comes later yet is taken."""
+"""Such events of which an answer that comes later yet is taken, or as many as a window has."""
 
 _LEFT_ALONE = 60.0
 """Seconds for which it is: what it lacks is given up at once then, and noted."""
@@ -71,17 +71,16 @@ class Upload:
         self._longest = node.longest or inf
         self._moved = moved
         self._ready: list[tuple[bytes, bytes]] = []
-        self._unanswered: set[bytes] = set()
+        self._unanswered: dict[bytes, int] = {}
+        self._sent = self._last_answered = 0
         self._window = node.settings.upload_window
         self._retried: set[bytes] = set()
         self._put_off: Counter[bytes] = Counter()
         self._pauses = 0
         self._refusal = ""
         self._alone_until = 0.0
-        self._heard = False
-        self._dropped = 0
         self._suspects: deque[bytes] = deque()
-        self._written_off: OrderedDict[bytes, None] = OrderedDict()
+        self._written_off: OrderedDict[bytes, int] = OrderedDict()
 
     @property
     def under_way(self) -> list[bytes]:
@@ -94,6 +93,7 @@ class Upload:
         :raises negd.errors.PeerError: the peer fell silent or the link is lost.
         :raises negd.errors.StorageError: the events could not be read.
         """
+        await self._ledger.begin()
         with self._peer.dialogue.oks() as box:
             try:
                 await self._push(box)
@@ -135,6 +135,7 @@ class Upload:
         wanted = await self._ledger.unexplained(ids)
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
+            self._forget(set(ids).difference(wanted))
         suspects = [i for i in wanted if self._ledger.times_lost(i, _LOST) > 1]
         self._suspects.extend(suspects)
         return [i for i in wanted if i not in suspects] if suspects else wanted
@@ -146,6 +147,7 @@ class Upload:
         events = await self._store.fetch(wanted)
         if len(events) < len(wanted):
             self._moved(gone=len(wanted) - len(events))
+            self._forget(set(wanted).difference(events))
         for event_id in filter(events.__contains__, wanted):
             message = encode_publish(events[event_id])
             if len(message) > self._longest:  # it would end the link, and all that is under way
@@ -158,7 +160,8 @@ class Upload:
         room = max(0, self._window - len(self._unanswered))
         sending, self._ready = self._ready[:room], self._ready[room:]
         for event_id, message in sending:
-            self._unanswered.add(event_id)
+            self._sent += 1
+            self._unanswered[event_id] = self._sent
             box.expect(event_id.hex())
             self._peer.link.send(message)
         await self._peer.link.drained()
@@ -171,7 +174,6 @@ class Upload:
         except Silence:
             self._write_off(box)
         else:
-            self._heard = True
             letters = [first, *box.ready(_TOGETHER)]
             await self._account([letter for letter in letters if isinstance(letter, Ok)])
         await self._ledger.write()
@@ -180,12 +182,13 @@ class Upload:
         refused: list[tuple[bytes, str]] = []
         for answer in answers:
             event_id = bytes.fromhex(answer.event_id)
-            self._unanswered.discard(event_id)
+            place = self._unanswered.pop(event_id, 0)
             if event_id in self._written_off:
-                self._reconsider(event_id)
+                place = self._reconsider(event_id)
+            self._last_answered = max(self._last_answered, place)
             if answer.accepted or holds_it(answer.text):
                 self._ledger.settle(event_id)
-                self._put_off.pop(event_id, None)
+                self._forget([event_id])
             else:
                 refused.append((event_id, answer.text))
         if len(refused) < len(answers):
@@ -193,14 +196,15 @@ class Upload:
             self._pauses = 0
             self._window = min(self._window + 1, self._settings.upload_window)
         for event_id, text in refused:
-            if event_id not in self._retried and await self._peer.admitted_after(text):
+            was_retried = event_id in self._retried
+            self._retried.discard(event_id)
+            if not was_retried and await self._peer.admitted_after(text):
                 self._retried.add(event_id)
                 self._haves.put_back([event_id])
             elif asks_for_patience(text) and self._is_worth_waiting(event_id):
                 self._put_off[event_id] += 1
                 self._haves.put_back([event_id])
             else:
-                del self._put_off[event_id]
                 self._reject(event_id, text)
         asked = next((text for _, text in refused if asks_for_patience(text)), None)
         if asked is not None:
@@ -235,25 +239,37 @@ class Upload:
     def _write_off(self, box: OkMailbox) -> None:
         """Give up on what a peer, who answers otherwise, has left unanswered.
 
-        :raises Silence: it has answered nothing since the last time, and not just to a few.
+        :raises Silence: it has answered nothing that was sent after them, and they are not few.
         """
-        self._dropped = len(self._unanswered) + (0 if self._heard else self._dropped)
-        if not self._heard and self._dropped > _FEW:
-            raise Silence(f"no OK for {len(self._unanswered)} events")
-        self._heard = False
+        unheard = self._sent - self._last_answered
+        if unheard > _FEW:
+            raise Silence(f"no OK for {unheard} events")
         for event_id in self._unanswered:
-            self._reject(event_id, _NO_OK)
-            self._written_off[event_id] = None
+            self._count_refusal(event_id, _NO_OK)
+        self._written_off.update(self._unanswered)
         self._unanswered.clear()
-        while len(self._written_off) > _MOST_LATE:
-            box.expect_no_more(self._written_off.popitem(last=False)[0].hex())
+        while len(self._written_off) > max(_MOST_LATE, self._settings.upload_window):
+            event_id, _ = self._written_off.popitem(last=False)
+            box.expect_no_more(event_id.hex())
+            self._forget([event_id])
 
-    def _reconsider(self, event_id: bytes) -> None:
-        """The answer to an event that was written off has come after all."""
-        del self._written_off[event_id]
+    def _reconsider(self, event_id: bytes) -> int:
+        """The answer to an event that was written off has come after all; which of those sent."""
+        place = self._written_off.pop(event_id)
         self._moved(rejected=-1)
         self._ledger.withdraw(event_id, Residue.THEIRS_REJECTED, _NO_OK)
+        return place
 
     def _reject(self, event_id: bytes, text: str) -> None:
+        self._forget([event_id])
+        self._count_refusal(event_id, text)
+
+    def _count_refusal(self, event_id: bytes, text: str) -> None:
         self._moved(rejected=1)
         self._ledger.note_refusal(event_id, Residue.THEIRS_REJECTED, text)
+
+    def _forget(self, ids: Iterable[bytes]) -> None:
+        """These are not tried again, for now; a tail may last for weeks."""
+        for event_id in ids:
+            self._retried.discard(event_id)
+            self._put_off.pop(event_id, None)

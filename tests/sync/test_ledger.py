@@ -75,6 +75,48 @@ def test_few_entries_wait_to_be_written_with_others(world: World) -> None:
     assert len(drive(clock, book.ledger(URL, ids))[ids[0]].text) == 200
 
 
+def test_what_is_noted_is_written_at_once_where_that_is_wanted(world: World) -> None:
+    clock, book = world.clock, MemoryBook()
+    ledger = Ledger(world.ours.parts, book, URL)
+    ledger.write_at = 1
+    ledger.note(ids[0], Residue.OURS_REJECTED, "x")
+    drive(clock, ledger.write())
+    assert set(drive(clock, book.ledger(URL, ids))) == {ids[0]}
+
+
+def test_what_is_being_tried_is_not_left_alone(world: World) -> None:
+    clock, book = world.clock, MemoryBook()
+    entry = LedgerEntry(Residue.THEIRS_REJECTED, "no OK came", 3, 0)
+    drive(clock, book.write_ledger(URL, {ids[0]: entry}, []))
+    ledger = Ledger(world.ours.parts, book, URL)
+    assert drive(clock, ledger.unexplained(ids)) == ids
+    for event_id in ids[:2]:
+        ledger.note(event_id, Residue.THEIRS_REJECTED, "no OK came")
+    drive(clock, ledger.write(at_least=1))
+    assert drive(clock, ledger.unexplained(ids)) == ids[2:]
+    for event_id in ids[:2]:
+        ledger.withdraw(event_id, Residue.THEIRS_REJECTED, "no OK came")
+    assert drive(clock, ledger.unexplained(ids)) == ids
+    for event_id in ids[:2]:
+        ledger.note(event_id, Residue.THEIRS_REJECTED, "blocked: no")
+    drive(clock, ledger.write(at_least=1))
+    assert {entry.tries for entry in drive(clock, book.ledger(URL, ids)).values()} == {1}
+    assert drive(clock, ledger.unexplained(ids)) == ids[2:]
+
+
+def test_what_was_noted_elsewhere_during_a_run_is_not_struck_out(world: World) -> None:
+    clock, book = world.clock, MemoryBook()
+    entry = LedgerEntry(Residue.THEIRS_REJECTED, "blocked: no", 1, 0)
+    drive(clock, book.write_ledger(URL, dict.fromkeys(ids[:2], entry), []))
+    ledger, tail = (Ledger(world.ours.parts, book, URL, is_whole) for is_whole in (True, False))
+    drive(clock, ledger.begin())
+    for event_id in ids[1:3]:
+        tail.note(event_id, Residue.THEIRS_REJECTED, "blocked: no")
+    drive(clock, tail.write(at_least=1))
+    drive(clock, ledger.strike_out_the_rest())
+    assert set(drive(clock, book.ledger(URL, ids))) == set(ids[1:3])
+
+
 def test_nothing_is_remembered_of_a_peer_that_is_only_visited(world: World) -> None:
     clock = world.clock
     ledger = Ledger(world.ours.parts, None, URL)

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from negd.interfaces import Direction, Fault, Verdict
+from negd.interfaces import Direction, Fault, Residue, Verdict
 from negd.nostr.event import Event
 from negd.nostr.filing import Filing
 from negd.nostr.filter import EVERYTHING, Filter
@@ -195,3 +195,23 @@ def test_a_notice_after_an_answer_is_about_something_else(
     assert tailed.world.ours.held() == ids
     tailed.say("CLOSED", "NAME", "error: shutting down")
     assert tailed.contact.tail_refused == "error: shutting down"
+
+
+def test_what_moves_in_vain_is_in_the_ledger_while_the_link_lives(follow: Follow) -> None:
+    tailed = follow()
+    older, newer, refused = (alice.sign(created_at=2000 + n, kind=n // 2) for n in range(3))
+    tailed.world.ours.hold([newer])
+    settle(tailed.world.clock)
+    tailed.say("OK", newer.id, True, "")
+    tailed.publish([older])
+    tailed.world.ours.hold([refused])
+    settle(tailed.world.clock)
+    tailed.say("OK", refused.id, False, "blocked: no")
+    entries = drive(
+        tailed.world.clock, tailed.book.ledger(THEIRS, [older.id_bytes, refused.id_bytes])
+    )
+    assert [entry.residue for entry in entries.values()] == [
+        Residue.OURS_REJECTED,
+        Residue.THEIRS_REJECTED,
+    ]
+    assert not tailed.done.called
