@@ -16,6 +16,7 @@ from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.refusals import asks_for_less, asks_for_patience, is_about_number, limit_in
 from negd.sync.request import Answer, Requests
+from negd.sync.suspects import Suspects
 from negd.sync.together import together
 
 _MOST_TRIES = 3
@@ -36,12 +37,6 @@ _LEAST_AFTER_SILENCE = 20
 _MOST_SILENCES = 8
 """REQs in a row without an answer after which the peer is silent, and not about some ids."""
 
-_PARTS = 5
-"""Into how many the ids of a REQ are parted that was not answered."""
-
-_SUSPECTS = (20, 4, 1)
-"""Ids asked for at a time over which the link has ended twice, three times, and more often."""
-
 _MOST_IN_VAIN = 10_000
 """Ids in a row that a peer may list and not return: one that makes them up has no end of them."""
 
@@ -56,7 +51,7 @@ _LONGEST_PAUSE = 30.0
 """Seconds to let a peer be that refused a REQ: it may have too many of them open. Doubled after
 each further refusal of an id."""
 
-_LOST = "the link ended before it came"
+_LOST, _UNANSWERED = "the link ended before it came", "no answer to a REQ for it"
 
 
 class Fetch:
@@ -67,9 +62,8 @@ class Fetch:
     that returns only so many events is asked for so many, and one that refuses a REQ has fewer
     of them open.
 
-    A single event can be what a peer falls silent or hangs up over, or what we cannot read.  Ids
-    of which that may be so are suspects: they are asked for when all others are, ever fewer at a
-    time, until it is clear which of them it is.
+    A single event can be what a peer falls silent or hangs up over, or what we cannot read: ids of
+    which that may be so are :class:`Suspects`.
 
     :param cap: events the peer is known to return to a REQ at most; None where none is known.
     :param in_flight: REQs it is known to let be open at a time; None where no limit is known.
@@ -102,8 +96,7 @@ class Fetch:
         self._open_lanes = self._asking = 0
         self._returned = self._same = 0
         self._tries: Counter[bytes] = Counter()
-        self._suspects: list[list[bytes]] = []
-        self._blamed: list[bytes] = []
+        self._suspects = Suspects()
         self._fewer = node.settings.fetch_batch
         self._most_answered = self._silences = self._in_vain = 0
 
@@ -118,9 +111,9 @@ class Fetch:
         try:
             await together(*(self._lane() for _ in range(lanes)))
             while self._suspects:
-                await self._fetch(self._suspects.pop())
+                await self._fetch(self._suspects.take())
                 await self._lane()  # for what was put back
-            self._give_up(self._blamed, "no answer to a REQ for it")
+            self._give_up(self._suspects.sentence(), _UNANSWERED)
         finally:
             if self._welcome_lanes < lanes:
                 self.in_flight = self._welcome_lanes
@@ -153,9 +146,7 @@ class Fetch:
     def _without_suspects(self, ids: list[bytes]) -> list[bytes]:
         """Those to be asked for now: not those over which the link may have ended before."""
         times = {i: lost for i in ids if (lost := self._ledger.times_lost(i, _LOST)) > 1}
-        for at, size in enumerate(_SUSPECTS, 2):
-            some = [i for i, lost in times.items() if min(lost, len(_SUSPECTS) + 1) == at]
-            self._suspects += [some[n : n + size] for n in range(0, len(some), size)]
+        self._suspects.set_aside(times)
         return [i for i in ids if i not in times] if times else ids
 
     async def _fetch(self, ids: list[bytes]) -> bool:
@@ -225,18 +216,14 @@ class Fetch:
         if len(ids) > max(self._most_answered, _LEAST_AFTER_SILENCE):
             self._ask_for_less(max(_LEAST_AFTER_SILENCE, len(ids) // 4))
             self._needs.put_back(missing)
-        elif len(missing) > 1:
-            size = -(-len(missing) // _PARTS)
-            self._suspects += [missing[n : n + size] for n in range(0, len(missing), size)]
         else:
-            self._blamed += missing
+            self._suspects.narrow_down(missing)
 
     def _heard(self, asked: int) -> None:
         """The peer has answered a REQ for so many ids: it was not silent about all."""
         self._silences = 0
         self._most_answered = max(self._most_answered, asked)
-        blamed, self._blamed = self._blamed, []
-        self._give_up(blamed, "no answer to a REQ for it")
+        self._give_up(self._suspects.sentence(), _UNANSWERED)
 
     def _ask_for_less(self, cap: int) -> None:
         self.cap = max(1, min(cap, self._batch()))
