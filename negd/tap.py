@@ -29,6 +29,7 @@ from negd.peers.urls import canonical
 from negd.service import Daemon, Undoing, give_up, stop_on
 from negd.settings import RelaySettings, Settings
 from negd.storage import open_store, store_summaries
+from negd.storage.factory import check_store
 from negd.sync.checking import Checkers
 from negd.sync.intake import Intake
 from negd.sync.node import Node
@@ -114,6 +115,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the file and put the options over it.
 
+        The store string is looked at too: once twistd has forked, only the log would say.
+
         :raises usage.UsageError: a wrong key or value in either.
         """
         try:
@@ -127,6 +130,14 @@ class Options(usage.Options):
             )
         except ConfigError as error:
             raise usage.UsageError(error.text) from None
+        try:
+            check_store(self.settings.store)
+        except ConfigError as error:
+            raise usage.UsageError(f"{self.source_of('store')}: {error.text}") from None
+
+    def source_of(self, option: str) -> str:
+        """Where what an option or its key in the file says comes from, as errors name it."""
+        return "command line" if self[option] else self["config"] or "defaults"
 
 
 def makeService(options: Options) -> IService:

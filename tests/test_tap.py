@@ -56,6 +56,25 @@ def test_a_mistake_ends_the_start_with_one_line() -> None:
     assert "surplus" in refusal("surplus")
 
 
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("xx:foo", "store 'xx:foo' is none of the known kinds: lmdb:, memory:,"),
+        ("lmdb:", "store 'lmdb:' names no folder: expected lmdb:PATH"),
+        ("memory:x", "store 'memory:x' takes nothing after the colon"),
+        ("redis:db", "store 'redis:db' names no server: expected HOST:PORT"),
+        ("orlydb:db", "store 'orlydb:db': expected HOST:PORT"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_refused_before_twistd_forks(
+    store: str, said: str, tmp_path: Path
+) -> None:
+    assert refusal("--store", store).startswith(f"negd: command line: {said}")
+    file = tmp_path / "negd.toml"
+    file.write_text(f"store = {store!r}")
+    assert refusal("--config", str(file)).startswith(f"negd: {file}: {said}")
+
+
 def test_an_endpoint_that_cannot_be_read_is_named() -> None:
     settings = parsed("--listen", "tcp:7777", "--listen", "carrier-pigeon:1")
     with pytest.raises(ConfigError, match=r"websocket.listen\[1\] = 'carrier-pigeon:1': expected"):
