@@ -116,7 +116,12 @@ def _canonical(url: str) -> str | None:
 
 def wrong(source: str, key: str, value: object, expected: str) -> ConfigError:
     """The error that says of a key's value what was expected instead."""
-    return ConfigError(f"{source}: {key} = {_shown(value)}: expected {expected}")
+    return mistake(source, key, value, f"expected {expected}")
+
+
+def mistake(source: str, key: str, value: object, what: str) -> ConfigError:
+    """The error that says what is the matter with a key's value."""
+    return ConfigError(f"{source}: {key} = {_shown(value)}: {what}")
 
 
 # --- values that TOML's types do not tell --------------------------------------------------------
