@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import SEEK_END
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from negd import __version__
+from negd import __version__, config
 from negd.errors import StorageError
 from negd.interfaces import (
     IPeerSync,
@@ -45,6 +47,8 @@ from negd.websocket.client import Dialer
 from negd.websocket.server import ClientFactory
 
 reactor: Any = installed_reactor
+
+METRICS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
 GOOD = PeerState(last_sync=1_700_000_000, events_synced=1234)
 BAD = PeerState(
@@ -244,6 +248,25 @@ class SiteTests(TestCase):
         assert "\nnegd_snapshot_bytes 5.0\n" in second
         assert "\nnegd_reactor_late_seconds 0.25\n" in second
         assert "\nprocess_resident_memory_bytes " in second
+
+    async def test_the_document_lists_every_metric_and_no_other(self) -> None:
+        _, told = await self.ask("/metrics")
+        exported = set(re.findall(r"(?m)^# HELP (negd_\w+) ", told))
+        listed = set(re.findall(r"(?m)^\| `(negd_\w+)", METRICS))
+        assert exported, "nothing is exported"
+        missing, gone = sorted(exported - listed), sorted(listed - exported)
+        assert not missing, f"docs/metrics.md has no row for {', '.join(missing)}"
+        assert not gone, f"docs/metrics.md has rows for what is not exported: {', '.join(gone)}"
+
+    def test_the_document_says_of_each_metric_what_bounds_it_by_settings_that_there_are(
+        self,
+    ) -> None:
+        sections = config.sections()
+        rows = [line.split("|") for line in METRICS.splitlines() if line.startswith("| `negd_")]
+        for _, name, meaning, bounds, _ in rows:
+            assert meaning.strip(), name
+            for key, section in re.findall(r"`(\w+)` in `\[(\w+)\]`", bounds):
+                assert key in sections[section].__struct_fields__, f"{name}: {key} in [{section}]"
 
     # --- what there is not ----------------------------------------------------------------------
 
