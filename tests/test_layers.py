@@ -31,7 +31,7 @@ TOP = {
     "demo": BELOW_SYNC | {"testing"},
     # The two roots, where the rooms are put together: the daemon's and negctl's.
     "tap": PUBLIC | {"config", "keys", "service"},
-    "cli": BELOW_SYNC | {"sync", "control", "storage"},
+    "cli": BELOW_SYNC | {"sync", "control", "storage", "peers"},
 }
 MAY_IMPORT = LEAVES | VALUES | MEETING | LEVEL_1 | LEVEL_2 | TOP
 """Which rooms of negd each room may import from; its own it always may."""

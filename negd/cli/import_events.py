@@ -15,7 +15,7 @@ from negd.cli.arguments import add_store
 from negd.cli.meter import meter
 from negd.cli.output import complain
 from negd.cli.rejects import Rejects
-from negd.errors import ConfigError
+from negd.errors import NegdError
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _source(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         if sys.stdin is None:
-            raise ConfigError("standard input is closed")
+            raise NegdError("standard input is closed")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:

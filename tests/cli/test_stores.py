@@ -194,10 +194,18 @@ def test_a_store_that_is_missing_is_named_and_not_made(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_store_of_no_known_kind_is_named() -> None:
-    done = negctl("verify", "--store", "floppy:a")
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"negctl: store 'floppy:a' is none of the known kinds: ")
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("floppy:a", b"store 'floppy:a' is none of the known kinds: "),
+        ("lmdb:", b"store 'lmdb:' names no folder: "),
+    ],
+)
+def test_a_store_string_that_cannot_be_meant_is_misuse(store: str, said: bytes) -> None:
+    done = negctl("verify", "--store", store)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"negctl: " + said)
+    assert done.stderr.count(b"\n") == 1
 
 
 def unsound(*argv: str) -> subprocess.CompletedProcess[bytes]:
