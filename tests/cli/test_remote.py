@@ -18,10 +18,12 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from negd.cli.main import main
+from negd.cli.residues import FAULTS, MEANINGS
 from negd.control import server
 from negd.control.server import ControlService
 from negd.errors import ConfigError, LimitReached, PeerError
 from negd.interfaces import (
+    Fault,
     LedgerEntry,
     PeerProfile,
     PeerState,
@@ -322,7 +324,19 @@ class ShowTests(Commands):
         self.peers.ledgers[PEER] = {
             bytes([n]) * 32: LedgerEntry(residue, "", 1, 0) for n, residue in enumerate(Residue)
         }
-        await self.output("peers", "show", PEER)
+        lines = (await self.output("peers", "show", PEER)).splitlines()
+        self.assertEqual({residue.value for residue in Residue}, set(MEANINGS))
+        for words in MEANINGS.values():
+            self.assertIn(f"1 {words}", lines)
+
+    async def test_every_kind_of_fault_has_its_words(self) -> None:
+        faults = {fault.value: n for n, fault in enumerate(Fault, 1)}
+        self.peers.listed[PEER] = PeerState(profile=PeerProfile(faults=faults))
+        lines = (await self.output("peers", "show", PEER)).splitlines()
+        (told,) = [line.split(None, 1)[1] for line in lines if line.startswith("faults")]
+        self.assertEqual({fault.value for fault in Fault}, set(FAULTS))
+        expected = {f"{faults[fault]} {words}" for fault, words in FAULTS.items()}
+        self.assertEqual(set(told.split(", ")), expected)
 
     async def test_what_a_ledger_explains_is_forgotten(self) -> None:
         self.fill()
