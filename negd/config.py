@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -116,7 +117,12 @@ def _canonical(url: str) -> str | None:
 
 def wrong(source: str, key: str, value: object, expected: str) -> ConfigError:
     """The error that says of a key's value what was expected instead."""
-    return ConfigError(f"{source}: {key} = {_shown(value)}: expected {expected}")
+    return mistake(source, key, value, f"expected {expected}")
+
+
+def mistake(source: str, key: str, value: object, what: str) -> ConfigError:
+    """The error that says what is the matter with a key's value."""
+    return ConfigError(f"{source}: {key} = {_shown(value)}: {what}")
 
 
 # --- values that TOML's types do not tell --------------------------------------------------------
@@ -131,6 +137,9 @@ def _mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
     """(key, value, what was expected) of each value that cannot be meant."""
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*:.*", settings.store):
         yield "store", settings.store, "KIND:ARGUMENT, as in lmdb:/var/lib/negd (--help-stores)"
+    contact = settings.relay.contact
+    if contact and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+", contact):
+        yield "relay.contact", contact, "a URI, as in mailto:me@example.com, or nothing"
     pubkey = settings.relay.pubkey
     if pubkey and not (len(pubkey) == 64 and is_lower_hex(pubkey)):
         yield "relay.pubkey", pubkey, "64 lower-case hex digits, or nothing"
@@ -146,11 +155,15 @@ def _peer_mistakes(settings: Settings) -> Iterator[tuple[str, object, str]]:
     urls = [_canonical(peer.url) for peer in settings.peer]
     for index, peer in enumerate(settings.peer):
         if urls[index] is None:
-            yield f"peer[{index}].url", peer.url, "ws://HOST[:PORT][/PATH] or wss://..."
+            expected = "ws://HOST[:PORT][/PATH], wss://... or a bare host, taken as wss"
+            yield f"peer[{index}].url", peer.url, expected
         elif urls[index] in urls[:index]:
             yield f"peer[{index}].url", peer.url, "each peer once"
         elif not _may_be_dialed(peer.url, settings):
             expected = "a public address, as sync.private_targets is false"
+            yield f"peer[{index}].url", peer.url, expected
+        elif not peer.proxy and _is_onion(peer.url):
+            expected = "a proxy for this peer, as it is reached through Tor only"
             yield f"peer[{index}].url", peer.url, expected
         if complaint := _no_filter(peer.filter):
             yield f"peer[{index}].filter", peer.filter, complaint
@@ -175,6 +188,10 @@ def _is_address(text: str) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def _is_onion(url: str) -> bool:
+    return (urlsplit(canonical(url)).hostname or "").endswith(".onion")
 
 
 def _may_be_dialed(url: str, settings: Settings) -> bool:

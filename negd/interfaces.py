@@ -420,6 +420,12 @@ class IStoreFactory(Interface):
     scheme = Attribute("The word before the colon.")
     summary = Attribute("One line for ``--help-stores``: the form of the argument, what it is.")
 
+    def check(argument: str) -> None:
+        """Look at the argument alone, before a reactor runs; nothing is opened.
+
+        :raises negd.errors.ConfigError: it is not of this storage's form.
+        """
+
     async def open(
         argument: str,
         reactor: Any,

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from random import SystemRandom
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -29,6 +30,7 @@ from negd.peers.urls import canonical
 from negd.service import Daemon, Undoing, give_up, stop_on
 from negd.settings import RelaySettings, Settings
 from negd.storage import open_store, store_summaries
+from negd.storage.factory import check_store
 from negd.sync.checking import Checkers
 from negd.sync.intake import Intake
 from negd.sync.node import Node
@@ -57,7 +59,7 @@ class Options(usage.Options):
     :ivar settings: what the file and the options make together, once they are parsed.
     """
 
-    synopsis = "Usage: twistd [options] negd [options]"
+    synopsis = "[options]"  # twistd puts its own before it
     longdesc = "Keeps Nostr event sets equal with peer relays, and serves them (NIP-77)."
     optParameters: ClassVar[list[list[str | None]]] = [
         ["config", "c", None, "TOML file; etc/negd.toml of the sources shows every key"],
@@ -114,6 +116,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the file and put the options over it.
 
+        The store string is looked at too: once twistd has forked, only the log would say.
+
         :raises usage.UsageError: a wrong key or value in either.
         """
         try:
@@ -127,6 +131,14 @@ class Options(usage.Options):
             )
         except ConfigError as error:
             raise usage.UsageError(error.text) from None
+        try:
+            check_store(self.settings.store)
+        except ConfigError as error:
+            raise usage.UsageError(f"{self.source_of('store')}: {error.text}") from None
+
+    def source_of(self, option: str) -> str:
+        """Where what an option or its key in the file says comes from, as errors name it."""
+        return "command line" if self[option] else self["config"] or "defaults"
 
 
 def makeService(options: Options) -> IService:
@@ -134,7 +146,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     try:
-        house = House(options.settings, reactor)
+        house = House(options.settings, reactor, options.source_of("listen"))
     except ConfigError as error:
         sys.exit(f"negd: {error.text}")
     return Daemon(house.open, reactor, give_up)
@@ -144,16 +156,17 @@ class House:
     """The rooms, opened in order, one handed to another.
 
     :param reactor: the reactor, whole: each room is given what it asks for.
+    :param source: where the endpoint strings come from, as errors name it.
     :raises ConfigError: an endpoint string or a key file that cannot be read.
     """
 
     _log = Logger()
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
+    def __init__(self, settings: Settings, reactor: Any, source: str) -> None:
         self._settings = settings
         self._reactor = reactor
-        self._endpoints = [
-            (text, _endpoint(reactor, index, text))
+        self._listeners = [
+            Listener(reactor, text, source, f"websocket.listen[{index}]")
             for index, text in enumerate(settings.websocket.listen)
         ]
         self._signer = read_key(settings.relay.key_file) if settings.relay.key_file else None
@@ -195,7 +208,7 @@ class House:
         undoing.push("pulse", self._pulse.stop)
         self._log.info(
             "negd is up: serving {listen}, control on {control}, storing in {store}",
-            listen=", ".join(settings.websocket.listen),
+            listen=served_on(settings.websocket.listen),
             control=control.address,
             store=settings.store,
         )
@@ -231,9 +244,9 @@ class House:
             clock=reactor,
         )
         site = make_site(clients.as_resource(), sources, self._about(), settings.websocket, reactor)
-        for text, endpoint in self._endpoints:
-            port = await _listen(text, endpoint, site)
-            undoing.push(f"port {text}", port.stopListening)
+        for listener in self._listeners:
+            port = await listener.listen(site)
+            undoing.push(f"port {listener.text}", port.stopListening)
 
     def _about(self) -> RelaySettings:
         """What this relay says of itself; without a public key of its own, that of its key."""
@@ -243,21 +256,46 @@ class House:
         return msgspec.structs.replace(relay, pubkey=self._signer.pubkey)
 
 
-def _endpoint(reactor: Any, index: int, text: str) -> IStreamServerEndpoint:
-    try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, text))
-    except Exception as error:  # its parsers raise what their own calls raise
-        expected = f"a Twisted server endpoint such as {_LISTEN} ({error})"
-        raise config.wrong("configuration", f"websocket.listen[{index}]", text, expected) from None
+def served_on(listen: Sequence[str]) -> str:
+    """Who is served, for the log: those who come to the endpoints, or nobody."""
+    return ", ".join(listen) or "no clients"
 
 
-async def _listen(text: str, endpoint: IStreamServerEndpoint, site: Site) -> IListeningPort:
-    try:
-        return await endpoint.listen(site)
-    except CannotListenError as error:
-        why = getattr(error.socketError, "strerror", None) or error.socketError
-        raise ConfigError(f"cannot listen on {text}: {why}") from None
-    except Exception as error:  # OverflowError for a port, OSError for a path, as the kind may be
-        why = getattr(error, "strerror", None) or error
-        expected = f"an endpoint that can be opened ({why})"
-        raise config.wrong("configuration", "websocket.listen", text, expected) from None
+class Listener:
+    """An endpoint string, read, which nobody listens on yet.
+
+    :param source: where the string stands, and ``key`` by which name; errors name both.
+    :raises ConfigError: it cannot be read, or a file that it names cannot.
+    """
+
+    def __init__(self, reactor: Any, text: str, source: str, key: str) -> None:
+        self.text = text
+        self._source = source
+        self._key = key
+        self._endpoint = self._read(reactor)
+
+    async def listen(self, site: Site) -> IListeningPort:
+        """Open the port.
+
+        :raises ConfigError: it cannot be opened.
+        """
+        try:
+            return await self._endpoint.listen(site)
+        except CannotListenError as error:
+            why = getattr(error.socketError, "strerror", None) or error.socketError
+            raise ConfigError(f"cannot listen on {self.text}: {why}") from None
+        except Exception as error:  # OverflowError for a port, OSError for a path, by its kind
+            why = getattr(error, "strerror", None) or error
+            raise self._wrong(f"expected an endpoint that can be opened ({why})") from None
+
+    def _read(self, reactor: Any) -> IStreamServerEndpoint:
+        try:
+            return cast(IStreamServerEndpoint, serverFromString(reactor, self.text))
+        except Exception as error:  # its parsers raise what their own calls raise
+            if isinstance(error, OSError) and error.filename:
+                raise self._wrong(f"{error.filename} cannot be read: {error.strerror}") from None
+            expected = f"expected a Twisted server endpoint such as {_LISTEN} ({error})"
+            raise self._wrong(expected) from None
+
+    def _wrong(self, what: str) -> ConfigError:
+        return config.mistake(self._source, self._key, self.text, what)

@@ -102,12 +102,20 @@ def test_a_file_sets_what_it_names_and_leaves_the_rest() -> None:
         ("store = 2020-01-01", "store = datetime.date(2020, 1, 1): expected a string"),
         ("store = 'data'", "store = 'data': expected KIND:ARGUMENT"),
         ("relay.pubkey = 'ab'", "relay.pubkey = 'ab': expected 64 lower-case hex digits"),
+        ("relay.contact = 'x'", "relay.contact = 'x': expected a URI, as in mailto:me@example."),
+        ("relay.contact = 'me@example.com'", "contact = 'me@example.com': expected a URI"),
+        ("relay.contact = 'mailto:a b'", "relay.contact = 'mailto:a b': expected a URI"),
         ("control.address = ':1'", "control.address = ':1': expected HOST:PORT or unix:PATH"),
         ("control.address = 'h:70000'", "control.address = 'h:70000': expected HOST:PORT"),
         ("control.address = 'unix:'", "control.address = 'unix:': expected HOST:PORT or unix"),
         ("peer = {url = 'ws://a'}", "peer = {'url': 'ws://a'}: expected a list"),
         ("[[peer]]", "peer[0].url is missing"),
         ("[[peer]]\nurl = 'http://a'", "peer[0].url = 'http://a': expected ws://HOST"),
+        ("[[peer]]\nurl = 'http://a'", "wss://... or a bare host, taken as wss"),
+        (
+            "[[peer]]\nurl = 'WS://a.Onion./x'",
+            "peer[0].url = 'WS://a.Onion./x': expected a proxy for this peer, as it is reached",
+        ),
         ("[[peer]]\nurl='ws://u:p@a'", "peer[0].url = 'ws://u:p@a': expected ws://HOST"),
         ("[[peer]]\nurl='a'\n[[peer]]\nurl='wss://A/'", "peer[1].url = 'wss://A/': expected each"),
         (
@@ -203,6 +211,18 @@ def test_a_private_peer_is_named_where_private_peers_are_forbidden() -> None:
     said = complaint(text)
     assert "peer[0].url = 'ws://127.0.0.1:7777': expected a public address, as sync.priv" in said
     assert config.parse(text.replace("false", "true"), "negd.toml").peer
+
+
+def test_an_onion_peer_with_a_proxy_is_taken() -> None:
+    text = "[[peer]]\nurl = 'ws://a.onion'\nproxy = 'socks5://127.0.0.1:9050'"
+    assert config.parse(text, "negd.toml").peer
+    with pytest.raises(ConfigError, match=r"command line: peer\[0\].url = 'a.onion': expected a p"):
+        config.override(Settings(), peers=["a.onion"])
+
+
+@pytest.mark.parametrize("contact", ["", "mailto:me@example.com", "https://a.example/?b", "tel:1"])
+def test_contacts_that_are_uris_are_taken(contact: str) -> None:
+    assert config.parse(f"relay.contact = '{contact}'", "negd.toml").relay.contact == contact
 
 
 def test_a_rate_too_low_to_work_with_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ TOP = {
     "demo": BELOW_SYNC | {"testing"},
     # The two roots, where the rooms are put together: the daemon's and negctl's.
     "tap": PUBLIC | {"config", "keys", "service"},
-    "cli": BELOW_SYNC | {"sync", "control", "storage"},
+    "cli": BELOW_SYNC | {"sync", "control", "storage", "peers"},
 }
 MAY_IMPORT = LEAVES | VALUES | MEETING | LEVEL_1 | LEVEL_2 | TOP
 """Which rooms of negd each room may import from; its own it always may."""
@@ -105,6 +106,21 @@ def test_nothing_installs_a_reactor_when_it_is_imported(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
             assert "reactor" not in {alias.name for alias in node.names}
+
+
+def floors() -> dict[str, int]:
+    """The floor of each room, as docs/architecture.md tells it."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"(?m)^\| ((?:`\w+`(?:, )?)+) \| (\d+) \|", text)
+    return {room: int(floor) for rooms, floor in rows for room in re.findall(r"\w+", rooms)}
+
+
+def test_the_floors_that_are_told_of_are_those_of_the_rule_book() -> None:
+    floor = floors()
+    assert set(floor) == set(MAY_IMPORT) - {"__init__"}
+    for room, below in MAY_IMPORT.items():
+        level = [name for name in below if floor[name] >= floor[room]]
+        assert not level, f"docs/architecture.md has {room} no higher than {level}"
 
 
 def test_the_rule_book_has_no_room_that_is_gone() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from negd.errors import NegdError
+from negd.errors import ConfigError, NegdError
 
 if TYPE_CHECKING:
     from negd.nostr.filter import Filter
@@ -31,6 +31,11 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_relay(parser: argparse.ArgumentParser, meaning: str, **more: Any) -> None:
+    """``URL``, which is in its canonical form from then on."""
+    parser.add_argument("url", metavar="URL", type=_relay, help=meaning, **more)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -52,6 +57,17 @@ def wanted(args: argparse.Namespace) -> Filter:
 
     given: Filter | None = args.filter
     return EVERYTHING if given is None else given
+
+
+def _relay(text: str) -> str:
+    from negd.peers.urls import canonical
+
+    try:
+        return canonical(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error.text}; a bare host is taken as wss://HOST"
+        ) from None
 
 
 def _filter(text: str) -> Filter:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from negd.cli.arguments import add_store
 from negd.cli.meter import meter
-from negd.cli.output import complain
+from negd.cli.output import complain, count
 from negd.cli.rejects import Rejects
-from negd.errors import ConfigError
+from negd.errors import NegdError
 
 if TYPE_CHECKING:
     from negd.interfaces import IStorage
@@ -55,16 +55,24 @@ def run(args: argparse.Namespace) -> int:
                 finally:
                     shown.close()
                     print(report.text(name, monotonic() - began), flush=True)
+                await _tell_what_is_held(args.store, storage)
                 return 1 if report.bad else 0
 
         return run_on_store(args.store, work, read_only=False)
+
+
+async def _tell_what_is_held(store: str, storage: IStorage) -> None:
+    """Lines that were stored may be replaced or deleted by later ones: say what there is now."""
+    if store != "memory:":
+        held = (await storage.events.statistics()).events
+        print(f"{store} holds {count(held, 'event')} now")
 
 
 @contextmanager
 def _source(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         if sys.stdin is None:
-            raise ConfigError("standard input is closed")
+            raise NegdError("standard input is closed")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:

@@ -41,7 +41,7 @@ class Notes(Protocol):
 class Report:
     """What became of the lines.
 
-    :ivar bad: lines that hold no valid event.
+    :ivar lines: lines of the file that were told of, blank ones among them.
     :param rejects: where every bad line is noted, if anywhere.
     """
 
@@ -49,6 +49,7 @@ class Report:
         self._shown = shown
         self._rejects = rejects
         self.outcomes = dict.fromkeys(Outcome, 0)
+        self.lines = 0
 
     @property
     def bad(self) -> int:
@@ -56,10 +57,11 @@ class Report:
         return self.outcomes[Outcome.INVALID]
 
     def judged(self, number: int, verdict: Verdict) -> None:
-        """Count a line; name it if it is one of the first bad ones.
+        """Count a line, and blank ones before it; name it if it is one of the first bad ones.
 
         :raises OSError: it cannot be named or noted; it is counted.
         """
+        self.lines = number
         self.outcomes[verdict.outcome] += 1
         if verdict.outcome is not Outcome.INVALID:
             return
@@ -72,15 +74,17 @@ class Report:
 
     def show(self, read: int, total: int | None) -> None:
         """Show progress, in bytes."""
-        self._shown.show(read, total, count(sum(self.outcomes.values()), "line"))
+        self._shown.show(read, total, count(self.lines, "line"))
 
     def text(self, name: str, seconds: float) -> str:
         """The summary."""
-        lines = count(sum(self.outcomes.values()), "line")
-        width = max(len(f"{number:,}") for number in self.outcomes.values())
+        rows = {outcome.value: number for outcome, number in self.outcomes.items()}
+        if blank := self.lines - sum(rows.values()):
+            rows["blank"] = blank
+        width = max(len(f"{number:,}") for number in rows.values())
         return "\n".join(
-            [f"imported {name}: {lines} in {seconds:.1f} s"]
-            + [f"  {outcome.value:10}  {n:{width},}" for outcome, n in self.outcomes.items()]
+            [f"imported {name}: {count(self.lines, 'line')} in {seconds:.1f} s"]
+            + [f"  {word:10}  {number:{width},}" for word, number in rows.items()]
         )
 
 
@@ -103,6 +107,8 @@ async def import_events(reactor: Any, store: IEventStore, file: BinaryIO, report
                 break
             pipeline.add(lines)
         await pipeline.through()
+        if pipeline.failure is None:
+            report.lines = reader.number  # blank ones at the end have no verdict after them
     finally:
         reader.stop()
         await pipeline.through()

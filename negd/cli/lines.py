@@ -25,13 +25,14 @@ class LineReader:
     A byte order mark, which some editors put before the first line, is no part of it.
 
     :ivar read: bytes read so far.
+    :ivar number: that of the last line that was read.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._descriptor = file.fileno()
         self._rest = b""
         self._too_long = False
-        self._number = 0
+        self.number = 0
         self._ended = False
         self.read = 0
 
@@ -52,13 +53,13 @@ class LineReader:
     def _split(self, piece: bytes) -> Iterator[Line]:
         *whole, self._rest = (self._rest + piece).split(b"\n")
         for line in whole:
-            self._number += 1
-            if self._number == 1:
+            self.number += 1
+            if self.number == 1:
                 line = line.removeprefix(BOM_UTF8)
             if self._too_long or len(line) > MAX_LINE:
-                yield self._number, None
+                yield self.number, None
             elif line.strip():
-                yield self._number, line
+                yield self.number, line
             self._too_long = False
         if len(self._rest) > MAX_LINE:
             self._rest, self._too_long = b"", True

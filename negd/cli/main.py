@@ -22,7 +22,7 @@ from negd.cli import (
     verify_store,
 )
 from negd.cli.output import complain
-from negd.errors import NegdError
+from negd.errors import ConfigError, NegdError
 
 COMMANDS = (
     status,
@@ -44,6 +44,9 @@ by then it has imported, and keeps: Python's 700 cost a start a seventh of its t
 
 _STDERR = 2
 
+MISUSE = 2
+"""What argparse ends with, too."""
+
 INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 and the signal's number."""
 
@@ -53,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see {self.prog} --help)")
-        self.exit(2)
+        self.exit(MISUSE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         sys.stdout.flush()
+    except ConfigError as error:  # what the arguments say; the daemon's refusals are others
+        complain(error.text)
+        return MISUSE
     except NegdError as error:
         complain(error.text)
     except KeyboardInterrupt:

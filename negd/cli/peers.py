@@ -8,15 +8,17 @@ import time
 from typing import Any
 
 from negd.cli import show_peer
-from negd.cli.arguments import add_json
-from negd.cli.output import ago, count, table
+from negd.cli.arguments import add_json, add_relay
+from negd.cli.output import ago, count, plain, table
 from negd.cli.remote import connect
 from negd.cli.status import peer_as_json
 
 
 def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     """Declare the commands."""
-    parser = commands.add_parser("peers", help="list, show, add or remove peers")
+    parser = commands.add_parser(
+        "peers", help="list, show, add or remove peers, or forget what stayed different"
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", parents=[remote], help="print the peers and their state")
     add_json(listing)
@@ -28,7 +30,7 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
         ("forget", forget_ledger, "have the next sync try again what stayed different"),
     ):
         action = actions.add_parser(name, parents=[remote], help=help_text)
-        action.add_argument("url", metavar="URL", help="a relay, as wss://relay.example")
+        add_relay(action, "a relay, as wss://relay.example or relay.example")
         action.set_defaults(run=run)
 
 
@@ -41,8 +43,11 @@ def list_peers(args: argparse.Namespace) -> int:
         print(json.dumps([peer_as_json(url, state) for url, state in peers.items()]))
     elif peers:
         now = time.time()
-        rows = [(url, at.status.value, ago(at.last_sync, now)) for url, at in peers.items()]
-        print(table(("PEER", "STATUS", "LAST SYNC"), rows))
+        rows = [
+            (url, at.status.value, ago(at.last_sync, now), plain(at.last_error))
+            for url, at in peers.items()
+        ]
+        print(table(("PEER", "STATUS", "LAST SYNC", "LAST ERROR"), rows))
     else:
         print("no peers")
     return 0
@@ -51,16 +56,17 @@ def list_peers(args: argparse.Namespace) -> int:
 def add_peer(args: argparse.Namespace) -> int:
     """List a peer."""
     with connect(args) as client:
+        # The service does not tell: adding a listed peer and removing an unknown one are no errors.
+        known = args.url in client.peers()
         client.add_peer(args.url)
-    print(f"added {args.url}")
+    print(f"already listed: {args.url}" if known else f"added {args.url}")
     return 0
 
 
 def remove_peer(args: argparse.Namespace) -> int:
     """Forget a peer."""
     with connect(args) as client:
-        # The service does not tell: removing an unknown peer is no error.
-        known = client.peer_state(args.url) is not None
+        known = args.url in client.peers()
         client.remove_peer(args.url)
     print(f"{'not listed any more' if known else 'was not listed'}: {args.url}")
     return 0

@@ -70,6 +70,11 @@ def _as_json(session: SessionInfo) -> dict[str, object]:
 def close_session(args: argparse.Namespace) -> int:
     """End a session."""
     with connect(args) as client:
+        # The service does not tell: closing an unknown session is no error.
+        known = any(
+            live.subscription == args.id and args.connection in ("", live.connection)
+            for live in client.sessions()
+        )
         client.close_session(args.id, args.connection)
-    print(f"not open any more: {args.id}")
+    print(f"{'not open any more' if known else 'was not open'}: {args.id}")
     return 0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from negd.cli.arguments import add_json
+from negd.cli.arguments import add_json, add_relay
 from negd.cli.output import ago, count, due, fields, interval, plain, table
 from negd.cli.remote import connect
 from negd.cli.residues import FAULTS, MEANINGS
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _DIRECTIONS = {"up": "up only", "down": "down only", "both": "up and down"}
 _LONGEST_FILTER = 300
+MOST_ENTRIES = 1000
+"""What the service tells of each reason, however many are asked for: its own constant is not to be
+had without gRPC."""
+
 _HEAD = ("RETRY", "TRIES", "EVENT", "WHAT WAS SAID")
 
 
@@ -27,21 +31,23 @@ def add_to(actions: Any, remote: argparse.ArgumentParser) -> None:
     parser = actions.add_parser(
         "show", parents=[remote], help="show a peer's terms and state, and what stays different"
     )
-    parser.add_argument("url", metavar="URL", help="a listed relay, as wss://relay.example")
+    add_relay(parser, "a listed relay, as wss://relay.example or relay.example")
     parser.add_argument(
         "--entries",
         metavar="N",
         type=_number,
         default=3,
-        help="events to name of each kind of difference (default: 3; 1,000 at most)",
+        help=f"events to name of each kind of difference (default: 3; {MOST_ENTRIES:,} at most)",
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**32:
+    if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+    if int(text) > MOST_ENTRIES:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_ENTRIES:,}")
     return int(text)
 
 

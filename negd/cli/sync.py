@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from negd.cli.arguments import add_filter, seconds, wanted
+from negd.cli.arguments import add_filter, add_relay, seconds, wanted
 from negd.cli.meter import Meter, meter
 from negd.cli.output import complain, count, plain
 from negd.cli.remote import connect
@@ -22,7 +22,7 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "sync", parents=[remote], help="sync with a relay, listed or not, and show how it goes"
     )
-    parser.add_argument("url", metavar="URL", help="a relay, as wss://relay.example")
+    add_relay(parser, "a relay, as wss://relay.example or relay.example")
     add_filter(parser, "this run")
     parser.add_argument(
         "--since", metavar="T", type=seconds, help="only events from this Unix time on"

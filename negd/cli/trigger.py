@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from negd.cli.arguments import add_filter, wanted
+from negd.cli.arguments import add_filter, add_relay, wanted
 from negd.cli.remote import connect
 
 
@@ -14,7 +14,7 @@ def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "trigger", parents=[remote], help="start a sync with a listed peer, or with all"
     )
-    parser.add_argument("url", metavar="URL", nargs="?", help="a listed peer (default: all)")
+    add_relay(parser, "a listed peer (default: all)", nargs="?")
     add_filter(parser, "this run")
     parser.set_defaults(run=run)
 

@@ -184,10 +184,18 @@ class ImportTests(TestCase):
             await self.load(alice.sign(created_at=1000))
         self.assertEqual(self.counts(), {"stored": 1})
 
+    async def test_blank_lines_are_lines_wherever_they_are(self) -> None:
+        await self.load(b"", alice.sign(created_at=1000), b"  ", b"x", b"", b"\r")
+        self.assertEqual(self.counts(), {"stored": 1, "invalid": 1})
+        self.assertEqual(self.report.lines, 6)
+        self.assertTrue(self.shown.said[0].startswith("negctl: line 4: "))
+        first, *_, last = self.report.text("a", 1).splitlines()
+        self.assertEqual((first, last), ("imported a: 6 lines in 1.0 s", "  blank       4"))
+
     def test_the_summary_has_every_outcome(self) -> None:
         for number, outcome in enumerate(Outcome):
             for _ in range(1200 if outcome is Outcome.STORED else number):
-                self.report.judged(1, Verdict(outcome, "bad"))
+                self.report.judged(self.report.lines + 1, Verdict(outcome, "bad"))
         self.assertEqual(
             self.report.text("notes.jsonl", 2.04).splitlines(),
             [

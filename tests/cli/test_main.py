@@ -11,6 +11,8 @@ import pytest
 from negd import __version__
 from negd.cli import status
 from negd.cli.main import main
+from negd.cli.show_peer import MOST_ENTRIES
+from negd.control import operators
 from negd.errors import StorageError
 
 Capture = pytest.CaptureFixture[str]
@@ -46,6 +48,12 @@ def test_help_is_help(argv: list[str], capsys: Capture) -> None:
         (["peers", "show"], "the following arguments are required: URL"),
         (["peers", "show", "x", "--entries", "-1"], "--entries"),
         (["peers", "show", "x", "--entries", "all"], "'all' is not a number of events"),
+        (["peers", "show", "x", "--entries", "1001"], "1001 is more than 1,000"),
+        (["peers", "add", "http://x"], "(scheme 'http'); a bare host is taken as wss://HOST"),
+        (["peers", "remove", ""], "peer '': expected ws://HOST[:PORT] or wss://HOST"),
+        (["trigger", "ws://"], "peer 'ws://': expected"),
+        (["sync", "a b"], "peer 'a b': expected"),
+        (["--control", "nonsense", "status"], "control address 'nonsense': expected HOST:PORT or"),
         (["sync"], "the following arguments are required: URL"),
         (["sync", "wss://a", "--since", "-1"], "--since"),
         (["sync", "wss://a", "--since", "yesterday"], "'yesterday' is not a Unix time in seconds"),
@@ -66,8 +74,17 @@ def test_misuse_is_one_line_and_status_2(argv: list[str], text: str, capsys: Cap
     assert captured.err.count("\n") == 1
 
 
+def test_as_many_entries_may_be_asked_for_as_the_service_tells() -> None:
+    assert MOST_ENTRIES == operators.MOST_ENTRIES
+
+
+def test_the_help_names_every_action_on_peers(capsys: Capture) -> None:
+    assert run("--help") == 0
+    assert "list, show, add or remove peers, or forget" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_address_that_is_none_is_named(capsys: Capture) -> None:
-    assert run("--control", "nowhere", "status") == 1
+    assert run("--control", "nowhere", "status") == 2
     assert capsys.readouterr().err == (
         "negctl: control address 'nowhere': expected HOST:PORT or unix:PATH\n"
     )

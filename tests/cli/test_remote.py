@@ -18,10 +18,12 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from negd.cli.main import main
+from negd.cli.residues import FAULTS, MEANINGS
 from negd.control import server
 from negd.control.server import ControlService
-from negd.errors import PeerError
+from negd.errors import ConfigError, LimitReached, PeerError
 from negd.interfaces import (
+    Fault,
     LedgerEntry,
     PeerProfile,
     PeerState,
@@ -133,27 +135,44 @@ class PeersTests(Commands):
         self.assertEqual(await self.output("peers", "add", PEER), f"added {PEER}\n")
         await self.output("peers", "add", OTHER)
         self.peers.listed[PEER] = PeerState(last_sync=int(time.time()) - 130)
+        self.peers.listed[OTHER] = PeerState(status=PeerStatus.ERROR, last_error="no\nanswer")
         self.assertEqual(
             (await self.output("peers", "list")).splitlines(),
             [
-                "PEER                 STATUS  LAST SYNC",
-                "wss://other.example  idle    never",
+                "PEER                 STATUS  LAST SYNC  LAST ERROR",
+                "wss://other.example  error   never      no answer",
                 "wss://peer.example   idle    2 min ago",
             ],
         )
         found = json.loads(await self.output("peers", "list", "--json"))
         self.assertEqual([one["url"] for one in found], [OTHER, PEER])
-        self.assertEqual((found[0]["status"], found[0]["last_sync"]), ("idle", 0))
+        self.assertEqual((found[0]["status"], found[0]["last_error"]), ("error", "no\nanswer"))
         self.assertEqual(
             await self.output("peers", "remove", PEER), f"not listed any more: {PEER}\n"
         )
         self.assertEqual(await self.output("peers", "remove", PEER), f"was not listed: {PEER}\n")
         self.assertEqual(self.peers.peers(), [OTHER])
 
-    async def test_what_is_no_relay_is_refused_in_one_line(self) -> None:
+    async def test_a_peer_is_told_of_by_the_url_that_is_listed(self) -> None:
+        odd = "Peer.Example:443/"
+        self.assertEqual(await self.output("peers", "add", odd), f"added {PEER}\n")
+        self.assertEqual(self.peers.peers(), [PEER])
+        self.assertEqual(await self.output("peers", "add", odd), f"already listed: {PEER}\n")
         self.assertEqual(
-            await self.complaint("peers", "add", "x"),
-            "negctl: peer 'x': expected ws://HOST[:PORT] or wss://HOST\n",
+            await self.output("peers", "forget", odd), f"forgot 0 differences with {PEER}\n"
+        )
+        self.assertEqual(await self.output("trigger", odd), f"started a sync with {PEER}\n")
+        removed = await self.output("peers", "remove", odd)
+        self.assertEqual(removed, f"not listed any more: {PEER}\n")
+
+    async def test_what_the_daemon_refuses_is_said_in_its_words(self) -> None:
+        async def refuse(url: str) -> None:
+            raise LimitReached("1,000 peers are listed, and no more may be")
+
+        self.patch(self.peers, "add", refuse)
+        self.assertEqual(
+            await self.complaint("peers", "add", PEER),
+            "negctl: 1,000 peers are listed, and no more may be\n",
         )
 
     async def test_trigger_starts_one_or_all(self) -> None:
@@ -305,7 +324,19 @@ class ShowTests(Commands):
         self.peers.ledgers[PEER] = {
             bytes([n]) * 32: LedgerEntry(residue, "", 1, 0) for n, residue in enumerate(Residue)
         }
-        await self.output("peers", "show", PEER)
+        lines = (await self.output("peers", "show", PEER)).splitlines()
+        self.assertEqual({residue.value for residue in Residue}, set(MEANINGS))
+        for words in MEANINGS.values():
+            self.assertIn(f"1 {words}", lines)
+
+    async def test_every_kind_of_fault_has_its_words(self) -> None:
+        faults = {fault.value: n for n, fault in enumerate(Fault, 1)}
+        self.peers.listed[PEER] = PeerState(profile=PeerProfile(faults=faults))
+        lines = (await self.output("peers", "show", PEER)).splitlines()
+        (told,) = [line.split(None, 1)[1] for line in lines if line.startswith("faults")]
+        self.assertEqual({fault.value for fault in Fault}, set(FAULTS))
+        expected = {f"{faults[fault]} {words}" for fault, words in FAULTS.items()}
+        self.assertEqual(set(told.split(", ")), expected)
 
     async def test_what_a_ledger_explains_is_forgotten(self) -> None:
         self.fill()
@@ -349,8 +380,11 @@ class SessionsTests(Commands):
         self.fill()
         await self.output("sessions", "close", "neg", "--connection", "d")
         self.assertEqual(list(self.sessions.live), [("127.0.0.1:5-1", "neg")])
+        elsewhere = await self.output("sessions", "close", "neg", "--connection", "d")
+        self.assertEqual(elsewhere, "was not open: neg\n")
         self.assertEqual(await self.output("sessions", "close", "neg"), "not open any more: neg\n")
         self.assertEqual(self.sessions.live, {})
+        self.assertEqual(await self.output("sessions", "close", "neg"), "was not open: neg\n")
 
 
 class SyncTests(Commands):
@@ -424,8 +458,14 @@ class SyncTests(Commands):
         )
 
     async def test_a_sync_that_is_refused_says_why(self) -> None:
-        complaint = await self.complaint("sync", "x")
-        self.assertTrue(complaint.startswith("negctl: sync with x failed: peer 'x': expected"))
+        async def refuse(*_: object) -> None:
+            raise ConfigError("peer 'wss://peer.example': expected a public address")
+
+        self.patch(self.peers, "sync", refuse)
+        self.assertEqual(
+            await self.complaint("sync", PEER),
+            f"negctl: sync with {PEER} failed: peer '{PEER}': expected a public address\n",
+        )
 
     async def test_an_interrupt_cancels_the_sync_and_ends_with_130(self) -> None:
         started = self.next_sync()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from negd.nostr.signing import Signer
 from negd.testing.events import sample_events
 from tests.storage.test_lmdb_upgrade import first_layout
 
@@ -91,9 +92,21 @@ def test_bad_lines_are_a_failure_after_the_rest_is_stored(
     assert done.returncode == 1
     assert done.stderr.startswith(b"negctl: line 1: not an event: ")
     assert done.stdout.startswith(b"imported standard input: 301 lines in ")
-    assert done.stdout.endswith(b"  invalid       1\n")
+    held = len(negctl("export", "--store", store).stdout.splitlines())
+    assert done.stdout.endswith(f"  invalid       1\n{store} holds {held} events now\n".encode())
     assert rejects.read_bytes().startswith(b"line 1: not an event: ")
     assert b"sound" in negctl("verify", "--store", store).stdout
+
+
+def test_an_import_says_what_the_store_holds_once_lines_were_replaced(store: str) -> None:
+    signer = Signer(b"\x01" * 32)
+    profiles = [signer.sign(created_at=1000 + n, kind=0).encode() for n in range(3)]
+    done = negctl("import", "-", "--store", store, stdin=b"\n\n".join(profiles))
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("imported standard input: 5 lines in ")
+    assert (lines[1], lines[-2]) == ("  stored      3", "  blank       2")
+    assert lines[-1] == f"{store} holds 1 event now"
+    assert negctl("verify", "--store", store).stdout == b"verified 1 event: sound\n"
 
 
 def bad_lines(folder: Path, jsonl: bytes) -> str:
@@ -194,10 +207,18 @@ def test_a_store_that_is_missing_is_named_and_not_made(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_store_of_no_known_kind_is_named() -> None:
-    done = negctl("verify", "--store", "floppy:a")
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"negctl: store 'floppy:a' is none of the known kinds: ")
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("floppy:a", b"store 'floppy:a' is none of the known kinds: "),
+        ("lmdb:", b"store 'lmdb:' names no folder: "),
+    ],
+)
+def test_a_store_string_that_cannot_be_meant_is_misuse(store: str, said: bytes) -> None:
+    done = negctl("verify", "--store", store)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"negctl: " + said)
+    assert done.stderr.count(b"\n") == 1
 
 
 def unsound(*argv: str) -> subprocess.CompletedProcess[bytes]:
@@ -276,6 +297,7 @@ def test_an_import_into_memory_says_that_nothing_is_kept(jsonl: bytes) -> None:
     done = negctl("import", "-", "--store", "memory:", stdin=jsonl)
     assert done.returncode == 0
     assert done.stderr == b"negctl: store memory: keeps nothing; the events are only checked\n"
+    assert b"holds" not in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -106,7 +106,14 @@ class ServerTests(TestCase):
         self.assertTrue(await self.ready(again))
 
     async def test_a_service_that_never_started_stops_at_once(self) -> None:
-        await self.make().stopService()
+        service = self.make()
+        threads = threading.active_count()
+        self.assertIsNone(self.successResultOf(service.stopService()))
+        self.assertFalse(service.running)
+        self.assertEqual(threading.active_count(), threads)
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertTrue(await self.ready(service))
 
     async def test_stopping_ends_streams_and_their_syncs(self) -> None:
         started: Deferred[FakeSync] = Deferred()

@@ -16,6 +16,9 @@ from negd.nostr.kinds import DELETION, is_addressable, is_ephemeral, is_replacea
 from negd.testing.events import sample_events
 from negd.testing.processes import DaemonProcess
 from negd.testing.stores import fill, lines_in
+from tests.storage.conftest import reactor, server
+
+__all__ = ["held_by", "ids_of", "lasting_events", "make_daemon", "reactor", "server"]
 
 MakeDaemon = Callable[..., DaemonProcess]
 

@@ -110,7 +110,7 @@ def test_mistakes_in_options_and_file_end_the_daemon_with_one_line(
     mistakes = [
         (["--config", str(wrong)], "wrong.toml: sync.interval = 'soon': expected a number"),
         (["--listen", "tcp:http"], "websocket.listen[1] = 'tcp:http': expected"),
-        (["--listen", "unix:/no/folder/s"], "websocket.listen = 'unix:/no/folder/s': expected"),
+        (["--listen", "unix:/no/folder/s"], "websocket.listen[1] = 'unix:/no/folder/s': expected"),
         (["--frobnicate"], "frobnicate"),
         (["--store", "cassette:tape"], "cassette"),
     ]

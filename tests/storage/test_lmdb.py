@@ -611,7 +611,7 @@ for written in writes:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, seed: int) -> None:
-    """Killed without warning while the map grows; test_kill.py does it many more times."""
+    """Killed without warning while the map grows; integration/test_kill.py does it more often."""
     events = {event.id: event for event in sample_events(4000, seed, until=NOW)}
     with run_python(_WRITING, tmp_path, str(seed)) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "started\n"

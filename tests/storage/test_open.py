@@ -11,6 +11,7 @@ import pytest
 
 from negd.errors import ConfigError
 from negd.storage import open_store, store_summaries
+from negd.storage.factory import check_store
 from negd.testing.threads import ThreadedClock
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,37 @@ def test_memory_takes_no_argument() -> None:
         ThreadedClock().wait(open_store("memory:x", ThreadedClock()))
 
 
+STORES = ("memory:", "memory:x", "lmdb:", "lmdb:a", "sqlite:x", "redis:x", "orlydb:x", "orlydb:x:0")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_check_says_what_opening_would(store: str) -> None:
+    clock = ThreadedClock()
+    try:
+        check_store(store)
+    except ConfigError as error:
+        with pytest.raises(ConfigError) as raised:
+            clock.wait(open_store(store, clock))
+        assert raised.value.text == error.text
+    else:
+        assert store in ("memory:", "lmdb:a")
+
+
+def test_a_check_imports_no_driver() -> None:
+    code = """
+import sys
+from negd.storage.factory import check_store
+for store in ("memory:", "lmdb:a", "redis:a:1:tls=yes", "orlydb:a:1"):
+    check_store(store)
+print([name for name in ("lmdb", "txredisapi", "grpc", "twisted.internet.reactor")
+       if name in sys.modules])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "[]\n"
+
+
 def test_summaries_are_one_line_each() -> None:
     summaries = store_summaries()
     assert {"lmdb", "memory"} <= {summary.split(":")[0] for summary in summaries}
@@ -59,6 +91,9 @@ class Theirs:
     scheme = "theirs"
     summary = "theirs:NAME   from another package"
 
+    def check(self, argument):
+        print("checked", argument)
+
     async def open(self, argument, reactor, read_only=False, settings=None):
         print("opened", argument, read_only, settings.durability)
         return MemoryStorage(reactor)
@@ -73,7 +108,9 @@ from negd.storage import open_store, store_summaries
 print([name for name in ("lmdb", "negd.storage.memory") if name in sys.modules])
 print(*store_summaries(), sep="\\n")
 print("lmdb" in sys.modules)
+from negd.storage.factory import check_store
 from negd.testing.threads import ThreadedClock
+check_store("theirs:some:thing")
 settings = StoreSettings(durability="batched")
 ThreadedClock().wait(open_store("theirs:some:thing", None, True, settings))
 """
@@ -93,5 +130,5 @@ def test_another_package_can_bring_a_storage(tmp_path: Path) -> None:
     )
     lines = found.stdout.splitlines()
     assert lines[0] == "[]", "drivers are imported when they are used"
-    assert lines[-3:-1] == ["theirs:NAME   from another package", "False"]
-    assert lines[-1] == "opened some:thing True batched"
+    assert lines[-4:-2] == ["theirs:NAME   from another package", "False"]
+    assert lines[-2:] == ["checked some:thing", "opened some:thing True batched"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,14 +28,19 @@ class ThreadOffloadTests(TestCase):
 
     async def test_stopping_waits_for_what_runs_and_what_is_in_line(self) -> None:
         done: list[int] = []
+        release = threading.Event()
 
         def take_a_while(number: int) -> None:
-            time.sleep(0.01)
+            release.wait()
             done.append(number)
 
         for number in range(8):
             self.offload(take_a_while, number)
-        await self.offload.stop()
+        stopped = Deferred.fromCoroutine(self.offload.stop())
+        self.assertFalse(stopped.called)
+        self.assertEqual(done, [])
+        release.set()
+        await stopped
         self.assertEqual(sorted(done), list(range(8)))
         with self.assertRaises(Stopped):
             await self.offload(int)
