@@ -650,10 +650,13 @@ class IPeerSync(Interface):
         """The listed peers' canonical URLs, sorted."""
 
     def states() -> dict[str, PeerState]:
-        """The state of every listed peer and every other that is being synced."""
+        """The state of every listed peer."""
+
+    def visits() -> dict[str, PeerState]:
+        """The state of every other peer that is being synced."""
 
     def state(url: str) -> PeerState | None:
-        """The state of one of those, by a URL in any spelling; None for an unknown one.
+        """The state of one of all those, by a URL in any spelling; None for an unknown one.
 
         :raises negd.errors.ConfigError: not a relay's URL.
         """

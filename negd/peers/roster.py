@@ -212,7 +212,11 @@ class Roster:
 
     def states(self) -> dict[str, PeerState]:
         """See :meth:`IPeerSync.states`."""
-        return {url: peer.shown for url, peer in sorted(self._peers.items())}
+        return {url: peer.shown for url, peer in sorted(self._peers.items()) if peer.listed}
+
+    def visits(self) -> dict[str, PeerState]:
+        """See :meth:`IPeerSync.visits`."""
+        return {url: peer.shown for url, peer in sorted(self._peers.items()) if not peer.listed}
 
     def state(self, url: str) -> PeerState | None:
         """See :meth:`IPeerSync.state`."""

@@ -217,6 +217,7 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     with pytest.raises(Unknown):
         drive(world.clock, roster.describe(THEIRS, 1))
     running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    assert (roster.states(), list(roster.visits())) == ({}, [THEIRS])
     described = drive(world.clock, roster.describe(THEIRS, 1))
     assert (described.listed, described.state.status.value) == (False, "syncing")
     # What is written must not say so after a restart.
@@ -224,6 +225,7 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     assert added.called
     (written,) = drive(world.clock, world.ours.storage.book.peers()).values()
     assert written.status.value == "idle"
+    assert (list(roster.states()), roster.visits()) == ([THEIRS], {})
     settle(world.clock)
     assert running.called
 
