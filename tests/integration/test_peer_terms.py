@@ -273,6 +273,17 @@ def test_private_targets_are_refused_however_they_are_written(
     assert ids_of(ours) == set()
 
 
+def test_a_daemon_does_not_sync_with_itself(make_ours: Callable[..., DaemonProcess]) -> None:
+    ours = make_ours("")
+    url = ours.url.replace("127.0.0.1", "localhost")
+    with ControlClient(ours.control) as client:
+        client.add_peer(url)
+        described = once(client, url, lambda peer: peer.state.consecutive_failures)
+        assert "the peer is this daemon itself" in described.state.last_error
+        with pytest.raises(PeerError, match="the peer is this daemon itself"):
+            list(client.sync(ours.url))
+
+
 # --- restarts -----------------------------------------------------------------------------------
 
 
