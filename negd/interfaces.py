@@ -659,10 +659,13 @@ class IPeerSync(Interface):
         """The listed peers' canonical URLs, sorted."""
 
     def states() -> dict[str, PeerState]:
-        """The state of every listed peer and every other that is being synced."""
+        """The state of every listed peer."""
+
+    def visits() -> dict[str, PeerState]:
+        """The state of every other peer that is being synced."""
 
     def state(url: str) -> PeerState | None:
-        """The state of one of those, by a URL in any spelling; None for an unknown one.
+        """The state of one of all those, by a URL in any spelling; None for an unknown one.
 
         :raises negd.errors.ConfigError: not a relay's URL.
         """
@@ -699,8 +702,12 @@ class IPeerSync(Interface):
     async def trigger(url: str | None, wanted: Filter) -> None:
         """Start a sync with a peer, or with all; returns when it is under way or in line.
 
+        Of all, those that are being synced are synced once more after it, unless it is the same.
+
         :raises negd.errors.ConfigError: not a relay's URL, or one that is forbidden.
         :raises negd.errors.Unknown: the peer is not listed.
+        :raises negd.errors.LimitReached: a sync with this peer is already running; or, of all
+            peers, with some another waits for the one that runs. The others' have begun.
         """
 
     async def sync(

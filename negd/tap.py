@@ -192,7 +192,7 @@ class House:
         dialer = Dialer(reactor, settings.sync, terms=terms)
         node = Node(storage.events, intake, dialer, settings.sync, reactor, answering, self._signer)
         roster = Roster(node, storage.book, SystemRandom(), ILeases(storage, None))
-        await self._open_endpoints(undoing, storage.events, intake, sessions, roster)
+        await self._open_endpoints(undoing, storage.events, intake, sessions, roster, dialer)
         control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
         control.startService()
         undoing.push("control", control.stopService)
@@ -220,6 +220,7 @@ class House:
         intake: Intake,
         sessions: SessionTable,
         peers: IPeerSync,
+        dialer: Dialer,
     ) -> None:
         """Let Nostr clients in.
 
@@ -228,7 +229,7 @@ class House:
         """
         settings, reactor = self._settings, self._reactor
         backend = Backend(intake, store, sessions, settings.websocket, reactor)
-        clients = ClientFactory(backend, reactor)
+        clients = ClientFactory(backend, reactor, dialer.handshakes)
         undoing.push("clients", clients.close)
         undoing.push("intake", intake.stop)
         undoing.push("sessions", sessions.close_all)

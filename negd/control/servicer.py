@@ -150,7 +150,7 @@ class Servicer(NegentropyServiceServicer):
 
     @in_reactor
     async def GetSyncStatus(self, request: common.Empty) -> proto.SyncStatusResponse:
-        states = self._peers.states()
+        states = self._peers.states() | self._peers.visits()
         return proto.SyncStatusResponse(
             active=self._peers.active(),
             last_sync=max((state.last_sync for state in states.values()), default=0),

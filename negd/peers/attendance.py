@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
@@ -19,8 +18,6 @@ from negd.sync.ledger import Ledger
 from negd.sync.node import Node
 from negd.sync.tail import Tail
 from negd.sync.together import together
-
-T = TypeVar("T")
 
 log = Logger()
 
@@ -68,15 +65,11 @@ class Attendance:
     def end(self) -> None:
         """Start no further sync; one that runs goes on, and the link is closed after it."""
         self._ending = True
-        if self._peer.running is None:
-            self._cancel()
-        else:
-            self._peer.running.addBoth(self._cancel)
+        Deferred.fromCoroutine(self._peer.idle()).addCallback(lambda _: self._cancel())
 
-    def _cancel(self, result: T = None) -> T:  # type: ignore[assignment]
+    def _cancel(self) -> None:
         if self._ending and self._life is not None:
             self._life.cancel()
-        return result
 
     async def stop(self) -> None:
         """Stop at once, and return when all has ended."""

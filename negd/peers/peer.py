@@ -6,9 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    DeferredSemaphore,
+    succeed,
+)
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -70,6 +76,8 @@ class Peer:
         self.contact: Contact | None = None
         self.running: Deferred[SyncProgress] | None = None
         self._is_syncing = False
+        self._about: Filter | None = None
+        self._next: tuple[Filter, Deferred[None]] | None = None
         self._run: SyncRun | None = None
         self._left_off: tuple[Filter, Reached] | None = None
         self._node = node
@@ -112,14 +120,37 @@ class Peer:
         """
         if self.running is not None:
             raise LimitReached(f"a sync with {self.url} is already running")
+        self._about = wanted
         running = self.running = Deferred.fromCoroutine(self._sync(wanted, progress))
 
         def ended(result: SyncProgress | Failure) -> SyncProgress | Failure:
-            self.running = None
+            self.running = self._about = None
             self._is_syncing = False
             return result
 
         return running.addBoth(ended)
+
+    def sync_next(self, wanted: Filter) -> Deferred[Any]:
+        """Sync once no sync runs; one about the same that runs, or waits already, will do.
+
+        Fails as :meth:`sync`.
+
+        :raises LimitReached: one about something else waits already.
+        """
+        if wanted == self._about:
+            return succeed(None)
+        if self._next is not None:
+            if wanted == self._next[0]:
+                return succeed(None)
+            raise LimitReached(f"a sync with {self.url} is already waiting for another to end")
+
+        def begin(ended: Any) -> Any:
+            self._next = None
+            return ended if isinstance(ended, Failure) else self.sync(wanted, lambda _: None)
+
+        idle = Deferred.fromCoroutine(self.idle())
+        self._next = wanted, idle
+        return idle.addBoth(begin)
 
     async def _sync(self, wanted: Filter, progress: Callable[[SyncProgress], None]) -> SyncProgress:
         so_far = SyncProgress(self.url)
@@ -335,7 +366,9 @@ class Peer:
         return until_next(self._node.settings, 0, self.listing.interval, self._random)
 
     async def halt(self) -> None:
-        """Cancel the sync under way and wait until it has ended."""
+        """Cancel the sync under way, and one that waits for its end; wait until all has ended."""
+        if self._next is not None:
+            self._next[1].cancel()
         if self.running is not None:
             running, ended = self.running, Deferred.fromCoroutine(self.idle())
             running.cancel()

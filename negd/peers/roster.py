@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 from random import Random
+from typing import Any
 
 from twisted.internet.defer import (
     CancelledError,
@@ -211,7 +212,11 @@ class Roster:
 
     def states(self) -> dict[str, PeerState]:
         """See :meth:`IPeerSync.states`."""
-        return {url: peer.shown for url, peer in sorted(self._peers.items())}
+        return {url: peer.shown for url, peer in sorted(self._peers.items()) if peer.listed}
+
+    def visits(self) -> dict[str, PeerState]:
+        """See :meth:`IPeerSync.visits`."""
+        return {url: peer.shown for url, peer in sorted(self._peers.items()) if not peer.listed}
 
     def state(self, url: str) -> PeerState | None:
         """See :meth:`IPeerSync.state`."""
@@ -335,15 +340,21 @@ class Roster:
 
     async def trigger(self, url: str | None, wanted: Filter) -> None:
         """See :meth:`IPeerSync.trigger`."""
-        if url is None:
-            for peer in [peer for peer in self._peers.values() if peer.listed]:
-                if peer.running is None:
-                    self._start(peer, wanted)
+        if url is not None:
+            peer = self._named(self._target(url))
+            self._note(peer, peer.sync(wanted, lambda _: None))
             return
-        self._start(self._named(self._target(url)), wanted)
+        refusals = []
+        for peer in [peer for peer in self._peers.values() if peer.listed]:
+            try:
+                self._note(peer, peer.sync_next(wanted))
+            except LimitReached as refusal:
+                refusals.append(refusal)
+        if refusals:  # the others have begun
+            raise refusals[0]
 
-    def _start(self, peer: Peer, wanted: Filter) -> None:
-        """Sync without anybody waiting; what goes wrong is in the peer's state and the log."""
+    def _note(self, peer: Peer, syncing: Deferred[Any]) -> None:
+        """Nobody waits for it; what goes wrong is in the peer's state and the log."""
 
         def note(failure: Failure) -> None:
             if isinstance(failure.value, PeerError):
@@ -351,7 +362,7 @@ class Roster:
             elif not failure.check(CancelledError):
                 log.failure("sync with {url} failed", failure, url=peer.url)
 
-        peer.sync(wanted, lambda _: None).addErrback(note)
+        syncing.addErrback(note)
 
     async def sync(
         self, url: str, wanted: Filter, progress: Callable[[SyncProgress], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import idna
@@ -18,6 +18,11 @@ _LONGEST_NAME = 253
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 """What name servers have names for; the underscore is against RFC 1123, and in use."""
+
+_IN_NUMBERS = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
+"""What is read as an IPv4 address, in as many spellings (the URL standard: ends in a number)."""
+
+_NO_NAME = "no host can have that name"
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -44,9 +49,10 @@ def canonical(url: str) -> str:
         raise _wrong(url, "no host" if not host else "white space in it")
     if port == 0:
         raise _wrong(url, "port 0")
-    name = _name(host)
-    if name is None:
-        raise _wrong(url, "no host can have that name")
+    try:
+        name = _name(host)
+    except ValueError as error:
+        raise _wrong(url, str(error)) from None
     if parts.username is not None or parts.password is not None:
         raise _wrong(url, "a user name or password in it")
     return _bounded(_join(parts, parts.scheme.lower(), name, port), url)
@@ -65,18 +71,26 @@ def target(url: str, may_be_private: bool) -> str:
     return text
 
 
-def _name(host: str) -> str | None:
-    """The one spelling of a host; None where no DNS name, nor an address, could be written so."""
-    try:
-        return ip_address(host).compressed
-    except ValueError:
-        pass
+def _name(host: str) -> str:
+    """The one spelling of a host.
+
+    :raises ValueError: no DNS name, nor an address, could be written so.
+    """
+    if ":" in host:
+        return IPv6Address(host).compressed
     try:
         name = host if host.isascii() else idna.encode(host, uts46=True).decode()
     except UnicodeError:
-        return None
+        raise ValueError(_NO_NAME) from None
     name = name.removesuffix(".")
-    return name if len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) else None
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise ValueError(_NO_NAME)
+    if _IN_NUMBERS.fullmatch(name):
+        try:
+            return IPv4Address(name).compressed
+        except ValueError:
+            raise ValueError("an IPv4 address is written as four numbers, like 192.0.2.1") from None
+    return name
 
 
 def _join(parts: SplitResult, scheme: str, host: str, port: int | None) -> str:

@@ -121,6 +121,7 @@ class FakePeers:
     """Peers that sync when the test says so.
 
     :ivar listed: the listed peers' states.
+    :ivar visited: the states of others.
     :ivar terms: what :meth:`describe` says of each of them besides.
     :ivar ledgers: their ledgers, each in the order in which its entries are due.
     :ivar background: whether syncs would start by themselves.
@@ -131,6 +132,7 @@ class FakePeers:
 
     def __init__(self) -> None:
         self.listed: dict[str, PeerState] = {}
+        self.visited: dict[str, PeerState] = {}
         self.terms = PeerDescription(
             "", True, Direction.BOTH, EVERYTHING, 600.0, True, False, PeerState(), {}, {}
         )
@@ -155,6 +157,10 @@ class FakePeers:
     def states(self) -> dict[str, PeerState]:
         """See :meth:`IPeerSync.states`."""
         return dict(self.listed)
+
+    def visits(self) -> dict[str, PeerState]:
+        """See :meth:`IPeerSync.visits`."""
+        return dict(self.visited)
 
     def state(self, url: str) -> PeerState | None:
         """See :meth:`IPeerSync.state`."""

@@ -97,6 +97,7 @@ class Dialer:
     :param reactor: an IReactorTime, IReactorTCP and IReactorPluggableNameResolver.
     :param trust: the authority that signs peers' certificates; the platform's unless given.
     :param terms: by canonical URL, of those peers that have terms of their own.
+    :ivar handshakes: keys (RFC 6455, section 4.1) of those under way.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Dialer:
         self._settings = settings
         self._terms = terms or {}
         self._routes = Routes(reactor, settings, trust)
+        self.handshakes: set[str] = set()
 
     async def dial(self, url: str, listener: IPeerListener) -> IPeerLink:
         """See :meth:`IPeerDialer.dial`. ``url`` is canonical: ``ws`` or ``wss``, then a host."""
@@ -140,7 +142,12 @@ class Dialer:
         except Exception as error:
             raise PeerError(printable(describe_failure(error, place, proxy))) from None
         assert isinstance(link, PeerLink)
-        await link.opened
+        key = link.websocket_key.decode()
+        self.handshakes.add(key)
+        try:
+            await link.opened
+        finally:
+            self.handshakes.discard(key)
         return link
 
     async def describe(self, url: str) -> RelayDocument | None:

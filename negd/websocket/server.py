@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import count
 from typing import Any
 
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket import USES_NVX
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
@@ -22,6 +24,7 @@ log = Logger()
 
 _CLOSING = 5.0
 _GOING_AWAY = 1001
+_LOOP_DETECTED = 508
 
 
 @implementer(IChannel)
@@ -38,6 +41,11 @@ class ClientConnection(PacedWebSocket, WebSocketServerProtocol):  # type: ignore
         self.dropConnection(abort=True)
 
     # --- what autobahn tells --------------------------------------------------------------------
+
+    def onConnect(self, request: ConnectionRequest) -> None:
+        """Refuse a handshake of our own: the daemon has itself as a peer, by whatever name."""
+        if request.headers.get("sec-websocket-key") in self.factory.own_handshakes:
+            raise ConnectionDeny(_LOOP_DETECTED, "the peer is this daemon itself")
 
     def onOpen(self) -> None:
         """The handshake is done. autobahn would swallow what is raised here."""
@@ -82,15 +90,17 @@ class ClientFactory(WebSocketServerFactory):
     """Makes the connections of all clients, on whatever ports they come in.
 
     :param reactor: an IReactorTime.
+    :param own_handshakes: keys of those that this daemon has under way with its peers.
     :ivar connections: those whose handshake is done.
     """
 
     protocol = ClientConnection
     noisy = False
 
-    def __init__(self, backend: Backend, reactor: Any) -> None:
+    def __init__(self, backend: Backend, reactor: Any, own_handshakes: Container[str] = ()) -> None:
         super().__init__(server="negd", reactor=reactor)
         self.backend = backend
+        self.own_handshakes = own_handshakes
         self.connections: set[ClientConnection] = set()
         self._serial = count(1)
         self._emptied: Deferred[None] | None = None

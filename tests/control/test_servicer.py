@@ -344,6 +344,14 @@ class PeerTests(Served):
             ),
         )
 
+    async def test_the_status_tells_of_a_peer_that_is_only_visited(self) -> None:
+        self.peers.listed = {PEER: PeerState()}
+        self.peers.visited = {OTHER: PeerState(status=PeerStatus.SYNCING)}
+        told = await self.call(self.stub.GetSyncStatus)
+        states = [(state.peer_url, state.status) for state in told.peer_states]
+        self.assertEqual(states, [(OTHER, "syncing"), (PEER, "idle")])
+        self.assertEqual(told.peer_count, 1)
+
     async def test_one_peers_state_is_found_by_any_spelling(self) -> None:
         self.peers.listed = {PEER: PeerState(last_sync=50)}
         request = proto.PeerSyncStateRequest(peer_url=PEER.upper())

@@ -264,11 +264,24 @@ def test_private_targets_are_refused_however_they_are_written(
             with pytest.raises(ControlError, match="expected a public address"):
                 list(client.sync(url))
         assert client.peers() == []
-        name = name_of_this_machine()
-        for host in ["127.1", "2130706433", *([name] if name else [])]:
-            with pytest.raises(PeerError, match="is at a private address"):
+        for host in ("127.1", "2130706433"):
+            with pytest.raises(ControlError, match="is written as four numbers"):
                 list(client.sync(f"ws://{host}:{port}"))
+        if name := name_of_this_machine():
+            with pytest.raises(PeerError, match="is at a private address"):
+                list(client.sync(f"ws://{name}:{port}"))
     assert ids_of(ours) == set()
+
+
+def test_a_daemon_does_not_sync_with_itself(make_ours: Callable[..., DaemonProcess]) -> None:
+    ours = make_ours("")
+    url = ours.url.replace("127.0.0.1", "localhost")
+    with ControlClient(ours.control) as client:
+        client.add_peer(url)
+        described = once(client, url, lambda peer: peer.state.consecutive_failures)
+        assert "the peer is this daemon itself" in described.state.last_error
+        with pytest.raises(PeerError, match="the peer is this daemon itself"):
+            list(client.sync(ours.url))
 
 
 # --- restarts -----------------------------------------------------------------------------------

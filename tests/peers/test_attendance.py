@@ -371,3 +371,20 @@ def test_pausing_closes_the_link_once_nothing_runs_on_it(attending: Attend) -> N
     world.ours.roster.resume_background()
     settle(world.clock)
     assert world.ours.held() == set(ids[:15])
+
+
+def test_pausing_closes_no_link_that_a_sync_asked_for_before_still_needs(attending: Attend) -> None:
+    world = attending(Listing(THEIRS, wanted=Filter.build(kinds=[1, 2])))
+    world.theirs.hold([alice.sign(created_at=1, kind=3), alice.sign(created_at=1, kind=4)])
+    world.dialer.links[0]._latency = lambda: 1.0
+    roster = world.ours.roster
+    running = Deferred.fromCoroutine(roster.sync(THEIRS, Filter.build(kinds=[3]), lambda _: None))
+    drive(world.clock, roster.trigger(None, Filter.build(kinds=[4])))
+    roster.pause_background()
+    pass_time(world, 60)
+    assert running.called
+    state = roster.state(THEIRS)
+    assert state is not None
+    assert (state.status.value, state.consecutive_failures) == ("idle", 0)
+    assert len(world.ours.held()) == 12
+    assert described(world).linked is False

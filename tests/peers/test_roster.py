@@ -217,6 +217,7 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     with pytest.raises(Unknown):
         drive(world.clock, roster.describe(THEIRS, 1))
     running = Deferred.fromCoroutine(roster.sync(THEIRS, EVERYTHING, lambda _: None))
+    assert (roster.states(), list(roster.visits())) == ({}, [THEIRS])
     described = drive(world.clock, roster.describe(THEIRS, 1))
     assert (described.listed, described.state.status.value) == (False, "syncing")
     # What is written must not say so after a restart.
@@ -224,6 +225,7 @@ def test_a_peer_that_is_not_listed_is_described_while_it_is_synced(make_world: M
     assert added.called
     (written,) = drive(world.clock, world.ours.storage.book.peers()).values()
     assert written.status.value == "idle"
+    assert (list(roster.states()), roster.visits()) == ([THEIRS], {})
     settle(world.clock)
     assert running.called
 
@@ -458,6 +460,55 @@ def test_a_triggered_sync_keeps_to_its_filter(make_world: MakeWorld) -> None:
     drive(world.clock, roster.trigger(THEIRS, Filter.build(kinds=[2])))
     settle(world.clock)
     assert world.ours.held() == {e.id_bytes for e in events[:30] if e.kind == 2}
+
+
+def busy_with_kind_one(world: World) -> Deferred[SyncProgress]:
+    """A sync of one kind, which takes a while, with a listed peer that is not attended to."""
+    world.theirs.hold(events[:30])
+    world.dialer.latency = lambda: 1.0
+    world.ours.roster.pause_background()
+    drive(world.clock, world.ours.roster.add(THEIRS))
+    wanted = Filter.build(kinds=[1])
+    running = Deferred.fromCoroutine(world.ours.roster.sync(THEIRS, wanted, lambda _: None))
+    settle(world.clock)
+    return running
+
+
+def pass_time(world: World, seconds: int) -> None:
+    for _ in range(seconds):
+        world.clock.advance(1)
+        settle(world.clock)
+
+
+def test_a_sync_of_all_comes_after_one_of_something_else(make_world: MakeWorld) -> None:
+    world = make_world()
+    other = MemoryNode("ws://other.example", world.dialer, world.clock)
+    other.hold(events[30:40])
+    running = busy_with_kind_one(world)
+    roster = world.ours.roster
+    drive(world.clock, roster.add(other.url))
+    for kind in (1, 2, 2):  # what runs, or waits, is not done twice
+        drive(world.clock, roster.trigger(None, Filter.build(kinds=[kind])))
+    with pytest.raises(LimitReached, match="already waiting"):
+        drive(world.clock, roster.trigger(None, EVERYTHING))
+    with pytest.raises(LimitReached, match="already running"):
+        drive(world.clock, roster.trigger(THEIRS, Filter.build(kinds=[2])))
+    pass_time(world, 60)
+    assert running.called
+    assert world.ours.held() == set(ids[:40])
+    assert sum(link.url == THEIRS for link in world.dialer.links) == 2
+    world.dialer.latency = lambda: 0.0
+    drive(world.clock, roster.trigger(None, EVERYTHING))
+
+
+def test_what_waits_for_a_sync_ends_with_its_peer(make_world: MakeWorld) -> None:
+    world = make_world()
+    running = busy_with_kind_one(world)
+    drive(world.clock, world.ours.roster.trigger(None, Filter.build(kinds=[2])))
+    drive(world.clock, world.ours.roster.remove(THEIRS))
+    assert isinstance(failure_of(running), CancelledError)
+    pass_time(world, 60)
+    assert sum(link.url == THEIRS for link in world.dialer.links) == 1
 
 
 def test_no_more_than_so_many_syncs_run_at_once(make_world: MakeWorld) -> None:

@@ -31,6 +31,10 @@ from negd.peers.urls import canonical, target
         ("wss://XN--MNCHEN-3YA.example", "wss://xn--mnchen-3ya.example"),
         ("wss://straße.example", "wss://xn--strae-oqa.example"),
         ("wss://日本語。example", "wss://xn--wgv71a119e.example"),
+        ("ws://127.0.0.1.", "ws://127.0.0.1"),
+        ("wss://\uff11\uff19\uff12.0.2.1", "wss://192.0.2.1"),
+        ("wss://1.0x7g", "wss://1.0x7g"),
+        ("wss://4.example", "wss://4.example"),
         ("wss://relay_1.example", "wss://relay_1.example"),
         ("wss://_relay.my-host_", "wss://_relay.my-host_"),
         ("wss://xn--ls8h.la", "wss://xn--ls8h.la"),
@@ -83,6 +87,27 @@ def test_spellings_of_one_relay_are_one(given: str, expected: str) -> None:
 def test_what_is_no_relay_is_refused_by_name(given: str) -> None:
     with pytest.raises(ConfigError, match="expected ws://HOST"):
         canonical(given)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1",
+        "0x7f.1",
+        "0X7F000001",
+        "2130706433",
+        "1.2.3",
+        "1.2.3.4.5",
+        "127.0.0.01",
+        "256.0.0.1",
+        "relay.1",
+        "relay.0x",
+        "127.0.0.1..",
+    ],
+)
+def test_no_address_is_taken_in_another_spelling(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"four numbers, like 192\.0\.2\.1|no host can have"):
+        canonical(f"ws://{host}:7777")
 
 
 @pytest.mark.parametrize(

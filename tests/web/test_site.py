@@ -75,6 +75,9 @@ class Peers:
     def states(self) -> dict[str, PeerState]:
         return {"wss://good.example/": GOOD, "wss://bad.example/?a=1&b=2": BAD}
 
+    def visits(self) -> dict[str, PeerState]:
+        return {}
+
     def state(self, url: str) -> PeerState | None:
         return self.states().get(url)
 

@@ -93,6 +93,18 @@ class LinkTests(TestCase):
             [Ok(event.id, True, ""), Delivered("a", event, len(event.encode())), Eose("a")],
         )
 
+    async def test_a_relay_knows_the_handshakes_of_its_own_daemon(self) -> None:
+        relay = LoopbackRelay(reactor)
+        url = await self.serve(relay)
+        dialer = Dialer(reactor, SyncSettings())
+        relay.clients.own_handshakes = dialer.handshakes
+        for _ in range(2):
+            dialing = Deferred.fromCoroutine(dialer.dial(url, self.listener))
+            refusal = await self.assertFailure(dialing, PeerError)
+            self.assertIn("HTTP 508 the peer is this daemon itself", str(refusal))
+            self.assertEqual(dialer.handshakes, set())
+        await self.dial(url)  # another one's
+
     async def test_dial_returns_after_the_handshake(self) -> None:
         relay = ScriptedRelay(reactor)
         await self.dial(await self.serve(relay))
