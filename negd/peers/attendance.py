@@ -52,15 +52,15 @@ class Attendance:
         self._ending = False
         if self._life is None:
             self._life = life = Deferred.fromCoroutine(self._attend())
-            life.addErrback(self._note)
-            life.addBoth(self._ended)
+            life.addErrback(self._ended)
 
-    def _note(self, failure: Failure) -> None:
+    def _ended(self, failure: Failure) -> None:
+        """A life that is cancelled ends a while later; it may have been begun again since."""
+        self._life = None
         if not failure.check(CancelledError):
             log.failure("attending to {url} ended", failure, url=self._peer.url)
-
-    def _ended(self, _: object) -> None:
-        self._life = None
+        elif not self._ending:
+            self.start()
 
     def end(self) -> None:
         """Start no further sync; one that runs goes on, and the link is closed after it."""
@@ -72,10 +72,14 @@ class Attendance:
             self._life.cancel()
 
     async def stop(self) -> None:
-        """Stop at once, and return when all has ended."""
+        """Stop at once, and return when all has ended: what has come is being stored."""
         self._ending = True
         await self._peer.halt()
-        self._cancel()
+        if self._life is not None:
+            ended: Deferred[None] = Deferred()
+            self._life.addBoth(lambda _: ended.callback(None))
+            self._cancel()
+            await ended
 
     # --- life -----------------------------------------------------------------------------------
 

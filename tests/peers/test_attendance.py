@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from negd.errors import PeerError, StorageError
-from negd.interfaces import Direction, PeerDescription, PeerState
+from negd.interfaces import Direction, PeerDescription, PeerState, Verdict
 from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.peers.listing import Listing
@@ -371,6 +372,38 @@ def test_pausing_closes_the_link_once_nothing_runs_on_it(attending: Attend) -> N
     world.ours.roster.resume_background()
     settle(world.clock)
     assert world.ours.held() == set(ids[:15])
+
+
+def test_a_start_while_what_came_is_still_being_stored_is_no_matter(
+    attending: Attend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = attending()
+    store, roster = world.ours.storage.events, world.ours.roster
+    ingest = store.ingest
+
+    async def slowly(filings: Sequence[Filing]) -> list[Verdict]:
+        await deferLater(world.clock, 3)
+        return await ingest(filings)
+
+    monkeypatch.setattr(store, "ingest", slowly)
+    world.theirs.hold(events[10:15])
+    settle(world.clock)
+    roster.pause_background()
+    settle(world.clock)
+    roster.resume_background()
+    for _ in range(20):
+        world.clock.advance(1)
+        settle(world.clock)
+    assert world.ours.held() == set(ids[:15])
+    world.theirs.hold(events[15:16])
+    settle(world.clock)
+    stopped = Deferred.fromCoroutine(roster.stop())
+    settle(world.clock)
+    assert not stopped.called
+    world.clock.advance(3)
+    settle(world.clock)
+    assert stopped.called
+    assert world.ours.held() == set(ids[:16])
 
 
 def test_pausing_closes_no_link_that_a_sync_asked_for_before_still_needs(attending: Attend) -> None:
