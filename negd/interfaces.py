@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from zope.interface import Attribute, Interface
 
@@ -22,6 +22,48 @@ from negd.nostr.filter import Filter
 from negd.nostr.messages import RelayMessage
 from negd.reconcile import RecordSet, Step
 from negd.settings import StoreSettings
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+class Use(NamedTuple):
+    """How much there is of something bounded.
+
+    :ivar most: how much there may be.
+    """
+
+    now: int
+    most: int
+
+
+class PerClient(NamedTuple):
+    """How much clients have of something that each may have so much of.
+
+    :ivar total: what all of them have.
+    :ivar largest: what the one has that has most.
+    :ivar most: what one may have.
+    """
+
+    total: int
+    largest: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLoad:
+    """What the clients of the WebSocket endpoint take up.
+
+    :ivar unanswered: commands of theirs, of whatever kind, that are not answered yet.
+    :ivar unanswered_bytes: of these commands.
+    :ivar outgoing_bytes: in line for them.
+    """
+
+    connections: Use
+    subscriptions: PerClient
+    unanswered: PerClient
+    unanswered_bytes: PerClient
+    outgoing_bytes: PerClient
+
 
 # --- ingest -------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from twisted.web.server import Site
 from negd import __version__, config
 from negd.control.server import ControlService
 from negd.errors import ConfigError
-from negd.interfaces import IEventStore, ILeases, IPeerSync
+from negd.interfaces import IEventStore, ILeases, IPeerSync, Use
 from negd.keys import read_key
 from negd.peers.listing import listing_of
 from negd.peers.roster import Roster
@@ -192,8 +192,10 @@ class House:
         dialer = Dialer(reactor, settings.sync, terms=terms)
         node = Node(storage.events, intake, dialer, settings.sync, reactor, answering, self._signer)
         roster = Roster(node, storage.book, SystemRandom(), ILeases(storage, None))
-        await self._open_endpoints(undoing, storage.events, intake, sessions, roster, dialer)
         control = ControlService(reactor, settings.control, sessions, roster, lambda: self._is_open)
+        await self._open_endpoints(
+            undoing, storage.events, intake, sessions, roster, dialer, checkers, control
+        )
         control.startService()
         undoing.push("control", control.stopService)
         undoing.push("peers", roster.stop)
@@ -221,6 +223,8 @@ class House:
         sessions: SessionTable,
         peers: IPeerSync,
         dialer: Dialer,
+        checkers: Checkers,
+        control: ControlService,
     ) -> None:
         """Let Nostr clients in.
 
@@ -235,12 +239,17 @@ class House:
         undoing.push("sessions", sessions.close_all)
         sources = Sources(
             store=store,
-            sessions=sessions,
             peers=peers,
-            connections=lambda: len(clients.connections),
+            sync=settings.sync,
+            endpoint=clients.load,
+            sessions=lambda: Use(sessions.live, settings.sessions.max_sessions),
+            snapshot_bytes=lambda: Use(sessions.snapshots.nbytes, settings.sessions.snapshot_bytes),
             outcomes=lambda: intake.outcomes,
-            backlog=lambda: intake.backlog,
-            snapshot_bytes=lambda: sessions.snapshots.nbytes,
+            backlog=lambda: Use(intake.backlog, settings.intake.max_backlog),
+            checkers=lambda: checkers.processes,
+            control_calls=lambda: control.calls,
+            control_streams=lambda: control.streams,
+            refusals=lambda: backend.refusals | sessions.refusals | control.refusals,
             late=lambda: self._pulse.worst,
             clock=reactor,
         )

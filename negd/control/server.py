@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -18,11 +17,12 @@ from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import (
     add_NegentropyServiceServicer_to_server,
 )
 from negd.control.operators import OperatorServicer
+from negd.control.pool import CallPool, RefusedCalls
 from negd.control.requests import ReadableRequests
 from negd.control.servicer import Servicer
 from negd.control.syncs import Syncs
 from negd.errors import ConfigError
-from negd.interfaces import IPeerSync, ISessions
+from negd.interfaces import IPeerSync, ISessions, Use
 from negd.settings import ControlSettings
 
 GRACE = 5.0
@@ -58,7 +58,12 @@ class ControlService(Service):
         self._ready = ready
         self._server: grpc.Server | None = None
         self._bridge: Bridge | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        # One thread is always left for calls that are no streams.
+        self._workers = max(2, settings.workers)
+        self._most_calls = self._workers * QUEUED_PER_WORKER
+        self._pool: CallPool | None = None
+        self._refused: RefusedCalls | None = None
+        self._syncs: Syncs | None = None
         self.address = settings.address
 
     def startService(self) -> None:
@@ -68,12 +73,11 @@ class ControlService(Service):
         """
         address = Address.parse(self._settings.address)
         address.check_free()
-        # One thread is always left for calls that are no streams.
-        workers = max(2, self._settings.workers)
         bridge = Bridge(self._reactor, self._settings.deadline)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="control")
-        server = self._make_server(pool, workers)
-        syncs = Syncs(bridge, self._peers, workers // 2)
+        pool = CallPool(self._workers)
+        refused = RefusedCalls(pool, self._most_calls)
+        server = self._make_server(pool, refused)
+        syncs = Syncs(bridge, self._peers, self._most_streams)
         largest = self._settings.max_message
         add_NegentropyServiceServicer_to_server(
             Servicer(bridge, self._sessions, self._peers, self._ready, syncs, largest), server
@@ -82,21 +86,43 @@ class ControlService(Service):
         self.address = str(_bind(server, address))
         server.start()
         self._server, self._bridge, self._pool = server, bridge, pool
+        self._refused, self._syncs = refused, syncs
         super().startService()
 
-    def _make_server(self, pool: ThreadPoolExecutor, workers: int) -> grpc.Server:
+    @property
+    def _most_streams(self) -> int:
+        return self._workers // 2
+
+    @property
+    def calls(self) -> Use:
+        """Calls that wait or run, streams among them."""
+        return Use(0 if self._pool is None else len(self._pool.calls), self._most_calls)
+
+    @property
+    def streams(self) -> Use:
+        """Syncs with progress that run."""
+        return Use(0 if self._syncs is None else self._syncs.running, self._most_streams)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many calls and streams were too many, since the start."""
+        return {
+            "control_calls": 0 if self._refused is None else self._refused.count,
+            "control_streams": 0 if self._syncs is None else self._syncs.refused,
+        }
+
+    def _make_server(self, pool: CallPool, refused: RefusedCalls) -> grpc.Server:
         options = [
             ("grpc.max_receive_message_length", self._settings.max_message),
             ("grpc.max_send_message_length", self._settings.max_message),
             ("grpc.so_reuseport", 0),  # else a second daemon shares the port in silence
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # ends streams to vanished clients
         ]
-        queued = workers * QUEUED_PER_WORKER
         server: grpc.Server = grpc.server(
             pool,
             options=options,
-            interceptors=[ReadableRequests()],
-            maximum_concurrent_rpcs=queued,
+            interceptors=[refused, ReadableRequests()],
+            maximum_concurrent_rpcs=self._most_calls,
         )
         return server
 

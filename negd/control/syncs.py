@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import BoundedSemaphore
+from threading import Lock
 from typing import TypeVar
 
 import grpc
@@ -23,12 +23,16 @@ class Syncs:
     """Runs syncs with progress; each holds a pool thread.
 
     :param most: that may run at a time, so that they leave threads for everything else.
+    :ivar running: how many do.
+    :ivar refused: how many were too many, since the start.
     """
 
     def __init__(self, bridge: Bridge, peers: IPeerSync, most: int) -> None:
         self._bridge = bridge
         self._peers = peers
-        self._places = BoundedSemaphore(most)
+        self._most = most
+        self._counting = Lock()
+        self.running = self.refused = 0
 
     def stream(
         self,
@@ -68,9 +72,13 @@ class Syncs:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise LimitReached("too many syncs with progress are running; try later")
+        with self._counting:
+            if self.running >= self._most:
+                self.refused += 1
+                raise LimitReached("too many syncs with progress are running; try later")
+            self.running += 1
         try:
             yield
         finally:
-            self._places.release()
+            with self._counting:
+                self.running -= 1

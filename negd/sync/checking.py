@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from negd.interfaces import Use
 from negd.nostr.event import Event
 from negd.nostr.filing import Filing
 from negd.sync.checker import Checked, ask, check_lines, checked, lines_of
@@ -82,6 +83,11 @@ class CheckerProcess:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
     def check(self, text: bytes) -> Checked:
         """See :func:`negd.sync.checker.check_lines`.
 
@@ -132,6 +138,12 @@ class Checkers:
     def idle(self) -> int:
         """How many processes wait for work."""
         return len(self._idle)
+
+    @property
+    def processes(self) -> Use:
+        """Those that are alive, or about to be."""
+        dead = sum(not process.is_alive for process in list(self._idle))
+        return Use(self._begun - dead, self._count)
 
     def start(self) -> None:
         """Have processes ready before there is work for them: a sync of a thousand events takes

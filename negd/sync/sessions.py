@@ -58,6 +58,7 @@ class SessionTable:
         self._per_connection: Counter[str] = Counter()
         self.snapshots = Snapshots(store, settings)
         self.opened = 0
+        self._refusals = {"sessions": 0, "connection_sessions": 0}
 
     async def open(
         self, connection: str, subscription: str, wanted: Filter, message: bytes
@@ -122,11 +123,18 @@ class SessionTable:
         """How many sessions there are."""
         return len(self._table)
 
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How often each bound kept a session from being opened, since the start."""
+        return self._refusals | self.snapshots.refusals
+
     def _begin(self, key: _Key) -> _Session:
         most = self._settings
         if len(self._table) >= most.max_sessions:
+            self._refusals["sessions"] += 1
             raise LimitReached(f"too many sessions (limit {most.max_sessions}), try later")
         if self._per_connection[key[0]] >= most.max_per_connection:
+            self._refusals["connection_sessions"] += 1
             raise LimitReached(
                 f"too many sessions on this connection (limit {most.max_per_connection})"
             )

@@ -24,13 +24,17 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots that are held by anybody, each loaded once."""
+    """The snapshots that are held by anybody, each loaded once.
+
+    :ivar refusals: how often one was beyond each bound, since the start.
+    """
 
     def __init__(self, store: IEventStore, settings: SessionSettings) -> None:
         self._store = store
         self._settings = settings
         self._live: WeakValueDictionary[_Key, Snapshot] = WeakValueDictionary()
         self._loading: dict[_Key, list[Deferred[Snapshot]]] = {}
+        self.refusals = {"records": 0, "snapshot_bytes": 0}
 
     @property
     def nbytes(self) -> int:
@@ -66,9 +70,11 @@ class Snapshots:
 
     def _admit(self, records: RecordSet) -> Snapshot:
         if len(records) > self._settings.max_records:
+            self.refusals["records"] += 1
             raise LimitReached(
                 f"query matches too many records ({len(records)} > {self._settings.max_records})"
             )
         if self.nbytes + records.nbytes > self._settings.snapshot_bytes:
+            self.refusals["snapshot_bytes"] += 1
             raise LimitReached("the memory for sessions is spent, try later")
         return Snapshot(records)

@@ -11,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from negd import __version__
-from negd.interfaces import PeerStatus
+from negd.interfaces import PeerStatus, PerClient, Use
 from negd.web.figures import Figures
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -41,20 +41,31 @@ class _Scrape(Collector):
         yield GaugeMetricFamily(
             "negd_store_bytes", "Size of the storage on disk.", figures.stored.bytes
         )
-        yield GaugeMetricFamily(
-            "negd_connections", "WebSocket clients connected.", figures.connections
-        )
-        yield GaugeMetricFamily(
-            "negd_sessions", "Reconciliations that clients have open.", figures.sessions
-        )
-        yield GaugeMetricFamily(
-            "negd_intake_backlog", "Events on their way into the store.", figures.backlog
-        )
-        yield GaugeMetricFamily(
-            "negd_snapshot_bytes",
-            "Memory of the snapshots that clients reconcile with.",
-            figures.snapshot_bytes,
-        )
+        for name, meaning, use in (
+            ("connections", "WebSocket clients connected", figures.endpoint.connections),
+            ("sessions", "Reconciliations that clients have open", figures.sessions),
+            (
+                "snapshot_bytes",
+                "Memory of the snapshots that clients reconcile with",
+                figures.snapshot_bytes,
+            ),
+            ("intake_backlog", "Events on their way into the store", figures.backlog),
+            ("checkers", "Processes alive that check events", figures.checkers),
+            ("control_calls", "Control calls that wait or run", figures.control_calls),
+            ("control_streams", "Syncs with progress by control calls", figures.control_streams),
+            ("peers", "Peers listed", figures.listed),
+            ("syncs", "Syncs begun; beyond the limit they wait for a turn", figures.syncs),
+        ):
+            yield from _bounded(name, meaning, use)
+        load = figures.endpoint
+        for name, meaning, shared in (
+            ("subscriptions", "Subscriptions open", load.subscriptions),
+            ("unanswered", "Commands not answered yet", load.unanswered),
+            ("unanswered_bytes", "Bytes of commands not answered yet", load.unanswered_bytes),
+            ("outgoing_bytes", "Bytes in line for clients to read", load.outgoing_bytes),
+        ):
+            yield from _per_client(name, meaning, shared)
+        yield self._refusals()
         yield GaugeMetricFamily(
             "negd_reactor_late_seconds",
             "By how much the daemon was late for what was due, at most, in the last minute.",
@@ -62,6 +73,16 @@ class _Scrape(Collector):
         )
         yield self._outcomes()
         yield from self._peers()
+
+    def _refusals(self) -> Metric:
+        refused = CounterMetricFamily(
+            "negd_refusals",
+            "What was refused, ended or dropped since the start, by the bound that was reached.",
+            labels=["bound"],
+        )
+        for bound, times in self._figures.refusals.items():
+            refused.add_metric([bound], times)
+        return refused
 
     def _outcomes(self) -> Metric:
         taken = CounterMetricFamily(
@@ -95,3 +116,14 @@ class _Scrape(Collector):
             failures.add_metric([url], state.consecutive_failures)
             syncing.add_metric([url], state.status is PeerStatus.SYNCING)
         yield from (synced, last, failures, syncing)
+
+
+def _bounded(name: str, meaning: str, use: Use) -> Iterator[Metric]:
+    yield GaugeMetricFamily(f"negd_{name}", f"{meaning}.", use.now)
+    yield GaugeMetricFamily(f"negd_{name}_limit", f"The limit of negd_{name}.", use.most)
+
+
+def _per_client(name: str, meaning: str, shared: PerClient) -> Iterator[Metric]:
+    yield GaugeMetricFamily(f"negd_{name}", f"{meaning}, all clients'.", shared.total)
+    largest = Use(shared.largest, shared.most)
+    yield from _bounded(f"client_{name}", f"{meaning}, of the client with most", largest)

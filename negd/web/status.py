@@ -79,8 +79,8 @@ def _tiles(figures: Figures) -> str:
     tiles = [
         ("events", f"{figures.stored.events:,}"),
         ("stored since start", f"{figures.outcomes.get(Outcome.STORED, 0):,}"),
-        ("clients", f"{figures.connections:,}"),
-        ("sessions", f"{figures.sessions:,}"),
+        ("clients", f"{figures.endpoint.connections.now:,}"),
+        ("sessions", f"{figures.sessions.now:,}"),
     ]
     if figures.stored.bytes:
         tiles.insert(1, ("on disk", _bytes(figures.stored.bytes)))

@@ -7,7 +7,7 @@ events or sessions either; those who do are behind :class:`Backend`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -45,7 +45,7 @@ _INTERNAL = "error: internal error"
 _READERS = 4
 """Subscriptions of one connection that read the store at a time."""
 
-_LARGEST = 4
+LARGEST = 4
 """Messages of the largest size that one client's unanswered commands may take together."""
 
 _MOST_VALUES = 20_000
@@ -54,16 +54,23 @@ _MOST_VALUES = 20_000
 The ids of the largest message there may be are fewer.
 """
 
+_REFUSALS = ("connections", "subscriptions", "filters", "filter_values", "outgoing", "stall")
+"""What clients are refused for, or dropped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What stands behind every conversation."""
+    """What stands behind every conversation.
+
+    :ivar refusals: how often clients came up against each bound, since the start.
+    """
 
     intake: IIntake
     store: IEventStore
     sessions: ISessions
     settings: EndpointSettings
     clock: IReactorTime
+    refusals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_REFUSALS, 0))
 
 
 class Conversation:
@@ -77,12 +84,21 @@ class Conversation:
         settings = backend.settings
         self.name = name
         self.outgoing = Outgoing(
-            channel, backend.clock, settings.max_outgoing, settings.stall, self._regulate
+            channel,
+            backend.clock,
+            settings.max_outgoing,
+            settings.stall,
+            self._regulate,
+            backend.refusals,
         )
         self._channel = channel
         self._backend = backend
         self._around = Surroundings(
-            backend.store, self.outgoing, backend.clock, DeferredSemaphore(_READERS)
+            backend.store,
+            self.outgoing,
+            backend.clock,
+            DeferredSemaphore(_READERS),
+            backend.refusals,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._opening: dict[str, NegOpen] = {}
@@ -90,6 +106,21 @@ class Conversation:
         self._events_size = self._size = 0
         self._unanswered = self._unanswered_size = 0
         self._reading = True
+
+    @property
+    def subscriptions(self) -> int:
+        """How many are open."""
+        return len(self._subscriptions)
+
+    @property
+    def unanswered(self) -> int:
+        """Commands that are not answered."""
+        return self._unanswered + len(self._events)
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """Bytes of those commands."""
+        return self._unanswered_size + self._events_size
 
     # --- what the transport tells ---------------------------------------------------------------
 
@@ -141,21 +172,24 @@ class Conversation:
         self._end_subscription(message.subscription)
         refusal = self._too_much(message)
         if refusal is not None:
-            self.outgoing.send(encode_closed(message.subscription, f"blocked: {refusal}"))
+            bound, text = refusal
+            self._backend.refusals[bound] += 1
+            self.outgoing.send(encode_closed(message.subscription, f"blocked: {text}"))
             return
         subscription = Subscription(message, self._around, self._forget)
         self._subscriptions[message.subscription] = subscription
         self._start(subscription.run())
 
-    def _too_much(self, message: Request) -> str | None:
-        """Which bound a REQ is beyond; None where it is within all."""
+    def _too_much(self, message: Request) -> tuple[str, str] | None:
+        """Which bound a REQ is beyond, and how to say it; None where it is within all."""
         settings, live = self._backend.settings, self._subscriptions
         if len(live) >= settings.max_subscriptions:
-            return f"at most {settings.max_subscriptions} subscriptions"
+            return "subscriptions", f"at most {settings.max_subscriptions} subscriptions"
         if len(message.filters) > settings.max_filters:
-            return f"at most {settings.max_filters} filters"
+            return "filters", f"at most {settings.max_filters} filters"
         if sum(held.weight for held in live.values()) + weight_of(message) > _MOST_VALUES:
-            return f"at most {_MOST_VALUES} values in the filters of all subscriptions"
+            text = f"at most {_MOST_VALUES} values in the filters of all subscriptions"
+            return "filter_values", text
         return None
 
     def _on_close(self, message: Close) -> None:
@@ -236,8 +270,8 @@ class Conversation:
         """Stop reading while too much is owed to the client, or waits for it to read."""
         settings = self._backend.settings
         full = max(
-            (self._unanswered + len(self._events)) / settings.max_unanswered,
-            (self._unanswered_size + self._events_size) / (_LARGEST * settings.max_message),
+            self.unanswered / settings.max_unanswered,
+            self.unanswered_bytes / (LARGEST * settings.max_message),
             self.outgoing.queued / (settings.max_outgoing + 1),
         )
         if self._reading and full >= 1:

@@ -35,6 +35,7 @@ class Outgoing:
     :param limit: bytes that the line, and what subscriptions hold back, should not exceed.
     :param stall: seconds without room after which the client counts as gone.
     :param eased: called when the line has become shorter.
+    :param refusals: see :class:`negd.websocket.conversation.Backend`.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Outgoing:
         limit: int,
         stall: float,
         eased: Callable[[], None],
+        refusals: dict[str, int],
     ) -> None:
         self._channel = channel
         self._clock = clock
         self._limit = limit
         self._stall = stall
         self._eased = eased
+        self._refusals = refusals
         self._line: deque[bytes] = deque()
         self._waiting: list[Deferred[None]] = []
         self._giving_up: IDelayedCall | None = None
@@ -109,6 +112,7 @@ class Outgoing:
 
     def _give_up(self) -> None:
         self._giving_up = None
+        self._refusals["stall"] += 1
         self._channel.abort(f"took nothing for {self._stall:g} s")
 
     def _forget_stall(self) -> None:

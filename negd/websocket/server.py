@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,8 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from negd.websocket.conversation import Backend, Conversation
+from negd.interfaces import EndpointLoad, PerClient, Use
+from negd.websocket.conversation import LARGEST, Backend, Conversation
 from negd.websocket.outgoing import IChannel
 from negd.websocket.pacing import PacedWebSocket
 
@@ -46,6 +48,12 @@ class ClientConnection(PacedWebSocket, WebSocketServerProtocol):  # type: ignore
         """Refuse a handshake of our own: the daemon has itself as a peer, by whatever name."""
         if request.headers.get("sec-websocket-key") in self.factory.own_handshakes:
             raise ConnectionDeny(_LOOP_DETECTED, "the peer is this daemon itself")
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        """There is no handshake, as there are too many clients or something is wrong with it."""
+        if code == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.factory.backend.refusals["connections"] += 1
+        super().failHandshake(reason, code, responseHeaders)
 
     def onOpen(self) -> None:
         """The handshake is done. autobahn would swallow what is raised here."""
@@ -138,6 +146,18 @@ class ClientFactory(WebSocketServerFactory):
                 place = "local"
         return f"ws:{place}:{next(self._serial)}"
 
+    def load(self) -> EndpointLoad:
+        """What the clients take up at this moment."""
+        settings = self.backend.settings
+        talks = [each.conversation for each in self.connections if each.conversation]
+        return EndpointLoad(
+            Use(len(self.connections), settings.max_connections),
+            _per_client((talk.subscriptions for talk in talks), settings.max_subscriptions),
+            _per_client((talk.unanswered for talk in talks), settings.max_unanswered),
+            _per_client((talk.unanswered_bytes for talk in talks), LARGEST * settings.max_message),
+            _per_client((talk.outgoing.queued for talk in talks), settings.max_outgoing),
+        )
+
     def disconnected(self, connection: ClientConnection) -> None:
         """A connection is gone."""
         self.connections.discard(connection)
@@ -161,3 +181,8 @@ class ClientFactory(WebSocketServerFactory):
             self._emptied = None
             for connection in list(self.connections):
                 connection.abort("it did not leave")
+
+
+def _per_client(amounts: Iterable[int], most: int) -> PerClient:
+    found = list(amounts)
+    return PerClient(sum(found), max(found, default=0), most)

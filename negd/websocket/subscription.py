@@ -30,12 +30,14 @@ class Surroundings:
     """What the subscriptions of one connection share.
 
     :ivar turns: at most so many of them read the store at a time.
+    :ivar refusals: see :class:`negd.websocket.conversation.Backend`.
     """
 
     store: IEventStore
     outgoing: Outgoing
     clock: IReactorTime
     turns: DeferredSemaphore
+    refusals: dict[str, int]
 
 
 def weight_of(request: Request) -> int:
@@ -155,6 +157,7 @@ class Subscription:
         outgoing = self._around.outgoing
         if not outgoing.flowing or self._held is not None:
             if not outgoing.admits(len(event_json)):
+                self._around.refusals["outgoing"] += 1
                 self.fail(_TOO_FAST)
                 return
         if self._held is None:

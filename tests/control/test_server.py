@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -20,8 +20,10 @@ from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import NegentropyServiceStub
 from negd.control.server import ControlService
 from negd.errors import ConfigError
+from negd.interfaces import Use
 from negd.settings import ControlSettings
 from negd.testing.control import FakePeers, FakeSessions, FakeSync
+from negd.testing.relays import until
 
 
 class ServerTests(TestCase):
@@ -31,8 +33,8 @@ class ServerTests(TestCase):
         self.sessions = FakeSessions()
         self.peers = FakePeers()
 
-    def make(self, address: str = "127.0.0.1:0") -> ControlService:
-        settings = ControlSettings(address=address)
+    def make(self, address: str = "127.0.0.1:0", **more: Any) -> ControlService:
+        settings = ControlSettings(address=address, **more)
         return ControlService(reactor, settings, self.sessions, self.peers, lambda: True)
 
     def start(self, address: str = "127.0.0.1:0") -> ControlService:
@@ -151,6 +153,30 @@ class ServerTests(TestCase):
         await service.stopService()
         error: Any = await self.assertFailure(added, grpc.RpcError)
         self.assertIn(error.code(), (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE))
+
+    async def test_calls_are_counted_and_those_beyond_the_limit_too(self) -> None:
+        self.patch(server, "QUEUED_PER_WORKER", 1)
+        service = self.make(workers=2)
+        self.assertEqual((service.calls, service.streams), (Use(0, 2), Use(0, 1)))
+        service.startService()
+        self.addCleanup(service.stopService)
+        answer: Deferred[None] = Deferred()
+        begun: list[str] = []
+
+        async def add(url: str) -> None:
+            begun.append(url)
+            await answer
+
+        self.patch(self.peers, "add", add)
+        added = [self.add(service), self.add(service)]
+        await until(reactor, lambda: len(begun) == 2)
+        self.assertEqual(service.calls, Use(2, 2))
+        error: Any = await self.assertFailure(self.add(service), grpc.RpcError)
+        self.assertEqual(error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.assertEqual(service.refusals, {"control_calls": 1, "control_streams": 0})
+        answer.callback(None)
+        await gatherResults(added)
+        await until(reactor, lambda: service.calls == Use(0, 2))
 
     def add(self, service: ControlService) -> Deferred[common.Empty]:
         request = proto.AddPeerRequest(peer_url="wss://late.example")

@@ -17,7 +17,7 @@ from negd.control.gen.orlysync.negentropy.v1 import service_pb2 as proto
 from negd.control.gen.orlysync.negentropy.v1.service_pb2_grpc import NegentropyServiceStub
 from negd.control.server import ControlService
 from negd.errors import LimitReached, PeerError, ProtocolViolation, StorageError
-from negd.interfaces import IPeerSync, ISessions, PeerState, PeerStatus
+from negd.interfaces import IPeerSync, ISessions, PeerState, PeerStatus, Use
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.reconcile import Initiator, RecordSet, Step
@@ -506,6 +506,8 @@ class SyncTests(Served):
                 "too many syncs with progress are running; try later",
             ),
         )
+        self.assertEqual(self.service.streams, Use(2, 2))
+        self.assertEqual(self.service.refusals, {"control_calls": 0, "control_streams": 1})
         self.assertTrue((await self.call(self.stub.Ready)).ready)
         running[0][0].cancel()
         await running[0][1].cancelled

@@ -18,6 +18,7 @@ from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
 from negd.storage import open_store
 from negd.storage.orlydb import database as calls
+from negd.storage.orlydb import following
 from negd.storage.orlydb.address import DatabaseAddress
 from negd.storage.orlydb.store import OrlydbStorage
 from negd.storage.orlydb.upkeep import POLL, RELIST
@@ -112,6 +113,19 @@ def test_own_events_are_not_told_again_when_their_numbers_come_up(
     for _ in range(3):
         stand.ids()
     assert told == [*ours, theirs]
+
+
+def test_of_own_events_so_many_are_remembered_until_their_numbers_come_up(
+    database: FakeDatabase, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_MOST_UNMET", 2)
+    told = told_of(stand)
+    ours = [note(content=str(n)) for n in range(3)]
+    stand.ingest(*ours)
+    for _ in range(3):
+        stand.ids()
+    assert told == [*ours, ours[0]]
+    assert stand.ids() == {event.id_bytes for event in ours}
 
 
 def test_an_own_event_that_is_seen_before_its_answer_comes_is_told_once(

@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from negd.errors import StorageError
 from negd.nostr.event import Event
 from negd.nostr.signing import Signer
 from negd.reconcile import RecordSet
+from negd.storage.orlydb import held as held_module
 from negd.storage.orlydb.held import Held
 from negd.storage.postings import EMPTY, KEY
 from negd.sync.offload import inline
@@ -120,6 +123,79 @@ def test_expired_events_are_left_out_from_their_second_on() -> None:
     assert held.generation > generation
     wait(held.flush())
     assert held.records == record_set(events[1])
+
+
+def mortal(expiration: int) -> Event:
+    return ALICE.sign(created_at=10, tags=[["expiration", str(expiration)]])
+
+
+def test_an_event_that_comes_again_expires_once() -> None:
+    clock = Clock()
+    held = Held(clock, inline)
+    for _ in range(3):
+        held.add(mortal(20))
+    clock.advance(20)
+    held.sweep()
+    assert held.generation == 1
+
+
+def test_of_too_many_events_those_that_expire_first_are_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held_module, "_MOST_MORTALS", 2)
+    clock = Clock()
+    held = Held(clock, inline)
+    events = {second: mortal(second) for second in (30, 40, 20)}
+    for event in events.values():
+        held.add(event)
+    clock.advance(50)
+    held.sweep()
+    wait(held.flush())
+    assert held.records == record_set(events[40])
+
+
+def test_a_listing_that_too_much_crossed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_module, "_MOST_CHANGES", 2)
+    held = loaded(EVENTS[0])
+
+    async def crossed() -> RecordSet:
+        for event in EVENTS[1:4]:
+            held.add(event)
+            await held.flush()
+        return record_set(*EVENTS[4:])
+
+    with pytest.raises(StorageError, match="too much has changed"):
+        wait(held.replace(crossed))
+    assert held.records == record_set(*EVENTS[:4])
+    wait(held.replace(listing(*EVENTS[4:])))
+    assert held.records == record_set(*EVENTS[4:])
+
+
+def test_what_is_left_out_while_a_listing_is_taken_over_stays_out() -> None:
+    """It had been left out before, too, and the listing knows nothing of it."""
+    taking_over: list[Deferred[None]] = []
+
+    def slowly(work: Callable[..., T], /, *args: object) -> Deferred[T]:
+        result: Deferred[T] = inline(work, *args)
+        if is_slow:
+            taking_over.append(Deferred())
+            return taking_over[-1].addCallback(lambda _: result)
+        return result
+
+    is_slow = False
+    held = Held(Clock(), slowly)
+    wait(held.replace(listing(*EVENTS[:3])))
+    held.leave_out(EVENTS[1].record)
+    wait(held.flush())
+    is_slow = True
+    replaced = Deferred.fromCoroutine(held.replace(listing(EVENTS[0])))
+    is_slow = False
+    held.leave_out(EVENTS[1].record)
+    taking_over.pop().callback(None)
+    wait(replaced)
+    assert held.is_left_out(EVENTS[1].id_bytes)
+    wait(held.flush())
+    assert held.is_left_out(EVENTS[1].id_bytes)
 
 
 def test_a_listing_that_fails_changes_nothing() -> None:

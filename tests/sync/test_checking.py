@@ -19,6 +19,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from negd.interfaces import Use
 from negd.nostr.filing import Filing, filing_of
 from negd.nostr.signing import Signer
 from negd.sync.checker import ask, check_lines
@@ -136,6 +137,7 @@ class CheckersTests(TestCase):
 
     async def test_a_process_killed_at_its_work_is_replaced_and_nothing_is_lost(self) -> None:
         checkers = await self.at_work()
+        self.assertEqual(checkers.processes, Use(1, 1))
         os.kill(self.started[0].pid, signal.SIGSTOP)
         judged = checkers(MIXED)
         os.kill(self.started[0].pid, signal.SIGKILL)
@@ -143,6 +145,14 @@ class CheckersTests(TestCase):
         while not checkers.idle:
             self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(len(self.started), 2)
+
+    async def test_a_process_that_died_idle_is_not_told_as_alive(self) -> None:
+        checkers = await self.at_work(2)
+        os.kill(self.started[0].pid, signal.SIGKILL)
+        while checkers.processes != Use(1, 2):
+            await deferLater(reactor, 0.01)
+        while checkers.processes != Use(2, 2):
+            self.assertEqual(await checkers(MIXED), CHECKED)
 
     async def test_signals_to_the_whole_group_do_not_end_a_process(self) -> None:
         checkers = await self.at_work()
@@ -167,6 +177,7 @@ class CheckersTests(TestCase):
         for _ in range(3):
             self.assertEqual(await checkers(MIXED), CHECKED)
         self.assertEqual(tried, 1)
+        self.assertEqual(checkers.processes, Use(0, 1))
         clock.advance(60)
         while tried < 2:
             self.assertEqual(await checkers(MIXED), CHECKED)

@@ -141,15 +141,19 @@ class SessionTests(SynchronousTestCase):
         self.assertTrue(failure.value.answer.startswith("blocked: too many sessions"))
         table.close("c", "s")
         self.successResultOf(self.open("v", "e", table=table))
+        refusals = {"sessions": 1, "connection_sessions": 1, "records": 0, "snapshot_bytes": 0}
+        self.assertEqual(table.refusals, refusals)
 
     def test_a_set_too_large_and_a_spent_budget_are_refused(self) -> None:
         table = self.make(max_records=10)
         failure = self.failureResultOf(self.open(table=table), LimitReached)
         self.assertEqual(failure.value.answer, "blocked: query matches too many records (40 > 10)")
         self.successResultOf(self.open(wanted=Filter(limit=10), table=table))
+        self.assertEqual(table.refusals["records"], 1)
         table = self.make(snapshot_bytes=100)
         failure = self.failureResultOf(self.open(table=table), LimitReached)
         self.assertIn("memory", failure.value.answer)
+        self.assertEqual(table.refusals["snapshot_bytes"], 1)
         self.assertEqual(table.sessions(), [])
 
     def test_sessions_on_one_filter_share_a_snapshot(self) -> None:

@@ -34,6 +34,7 @@ from negd.interfaces import (
     PeerStatus,
     StoreStatistics,
     SyncProgress,
+    Use,
 )
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.messages import Eose, encode_request
@@ -148,12 +149,17 @@ class SiteTests(TestCase):
         self.clients = ClientFactory(backend, reactor)
         sources = Sources(
             store=backend.store,
-            sessions=backend.sessions,
             peers=Peers(),
-            connections=lambda: len(self.clients.connections),
+            sync=SyncSettings(concurrent=6),
+            endpoint=self.clients.load,
+            sessions=lambda: Use(7, 70),
+            snapshot_bytes=lambda: Use(5, 50),
             outcomes=lambda: {Outcome.STORED: 3, Outcome.INVALID: 2},
-            backlog=lambda: 4,
-            snapshot_bytes=lambda: 5,
+            backlog=lambda: Use(4, 40),
+            checkers=lambda: Use(1, 2),
+            control_calls=lambda: Use(8, 80),
+            control_streams=lambda: Use(9, 90),
+            refusals=lambda: {"connections": 0, "stall": 11},
             late=lambda: 0.25,
             clock=reactor,
         )
@@ -260,15 +266,15 @@ class SiteTests(TestCase):
         assert '\nnegd_events_taken_total{outcome="invalid"} 2.0\n' in second
         assert '\nnegd_peer_events_total{peer="wss://good.example/"} 1234.0\n' in second
         assert '\nnegd_peer_failures{peer="wss://bad.example/?a=1&b=2"} 3.0\n' in second
-        assert "\nnegd_intake_backlog 4.0\n" in second
-        assert "\nnegd_snapshot_bytes 5.0\n" in second
         assert "\nnegd_reactor_late_seconds 0.25\n" in second
         assert "\nprocess_resident_memory_bytes " in second
 
     async def test_the_document_lists_every_metric_and_no_other(self) -> None:
         _, told = await self.ask("/metrics")
         exported = set(re.findall(r"(?m)^# HELP (negd_\w+) ", told))
-        listed = set(re.findall(r"(?m)^\| `(negd_\w+)", METRICS))
+        rows = [line for line in METRICS.splitlines() if line.startswith("| `negd_")]
+        listed = {name for row in rows for name in re.findall(r"`(negd_\w+)", row.split("|")[1])}
+        exported -= {f"{name}_limit" for name in listed}
         assert exported, "nothing is exported"
         missing, gone = sorted(exported - listed), sorted(listed - exported)
         assert not missing, f"docs/metrics.md has no row for {', '.join(missing)}"
@@ -283,6 +289,38 @@ class SiteTests(TestCase):
             assert meaning.strip(), name
             for key, section in re.findall(r"`(\w+)` in `\[(\w+)\]`", bounds):
                 assert key in sections[section].__struct_fields__, f"{name}: {key} in [{section}]"
+
+    async def test_what_is_bounded_is_shown_with_its_bound(self) -> None:
+        dialer, listener = Dialer(reactor, SyncSettings()), RecordingListener()
+        link = await dialer.dial(f"ws://{self.address}/", listener)
+        link.send(encode_request("a", [EVERYTHING]))
+        await until(reactor, lambda: listener.messages == [Eose("a")])
+        _, text = await self.ask("/metrics")
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        for name, now, most in (
+            ("connections", 1, 1000),
+            ("sessions", 7, 70),
+            ("snapshot_bytes", 5, 50),
+            ("intake_backlog", 4, 40),
+            ("checkers", 1, 2),
+            ("control_calls", 8, 80),
+            ("control_streams", 9, 90),
+            ("peers", 2, 1000),
+            ("syncs", 0, 6),
+            ("client_subscriptions", 1, 17),
+            ("client_unanswered", 0, 4000),
+            ("client_unanswered_bytes", 0, 4_400_000),
+            ("client_outgoing_bytes", 0, 4_000_000),
+        ):
+            assert float(values[f"negd_{name}"]) == now, name
+            assert float(values[f"negd_{name}_limit"]) == most, name
+        assert float(values["negd_subscriptions"]) == 1
+        for name in ("unanswered", "unanswered_bytes", "outgoing_bytes"):
+            assert float(values[f"negd_{name}"]) == 0
+        assert values['negd_refusals_total{bound="connections"}'] == "0.0"
+        assert values['negd_refusals_total{bound="stall"}'] == "11.0"
+        link.close()
+        await until(reactor, lambda: listener.reasons)
 
     # --- what there is not ----------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class Client:
         sent, self.channel.sent = self.channel.sent, []
         return sent
 
+    def refused(self) -> dict[str, int]:
+        """The bounds that were come up against, and how often."""
+        return {bound: times for bound, times in self.backend.refusals.items() if times}
+
     def stop_reading(self, room: float = 0) -> None:
         """Read no more than the next ``room`` bytes."""
         self.channel.room = room
@@ -407,6 +411,7 @@ def test_too_many_subscriptions_and_filters_are_closed_with_the_reason() -> None
     assert client.say(encode_request("c", [EVERYTHING] * 3)) == [
         ["CLOSED", "c", "blocked: at most 2 filters"]
     ]
+    assert client.refused() == {"subscriptions": 1, "filters": 1}
 
 
 def test_filters_that_name_too_much_are_closed_with_the_reason() -> None:
@@ -417,6 +422,7 @@ def test_filters_that_name_too_much_are_closed_with_the_reason() -> None:
     [[label, name, text]] = client.say(encode_request("b", [many]))
     assert (label, name) == ("CLOSED", "b")
     assert text.startswith("blocked: at most 20000 values")
+    assert client.refused() == {"filter_values": 1}
     client.say(encode_close("a"))
     assert client.say(encode_request("b", [many])) == [["EOSE", "b"]]
 
@@ -463,6 +469,7 @@ def test_live_events_queue_up_to_the_bound_then_the_subscription_is_closed() -> 
     assert came[-1][2].startswith("error:")
     client.store(note(5000))
     assert client.heard() == []
+    assert client.refused() == {"outgoing": 1}
 
 
 def test_events_held_back_during_a_long_answer_are_bounded_too() -> None:
@@ -497,6 +504,7 @@ def test_a_client_that_takes_nothing_is_dropped_after_the_stall() -> None:
     client.clock.advance(2)
     assert client.channel.aborted is not None
     assert client.clock.getDelayedCalls() == []
+    assert client.refused() == {"stall": 1}
 
 
 def test_a_client_that_reads_now_and_then_is_not_dropped() -> None:

@@ -18,7 +18,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from negd.errors import PeerError
-from negd.interfaces import IIntake, Outcome, Verdict
+from negd.interfaces import IIntake, Outcome, PerClient, Use, Verdict
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING
 from negd.nostr.messages import (
@@ -158,6 +158,8 @@ class PacingTests(ServerCase):
         await until(reactor, lambda: intake.submitted >= 8)
         await deferLater(reactor, 0.2)
         assert intake.submitted < 20
+        unanswered = relay.clients.load().unanswered
+        assert unanswered.total == unanswered.largest >= unanswered.most == 8
         while len(self.listener.messages) < len(events):
             intake.release()
             await deferLater(reactor, 0)
@@ -208,9 +210,36 @@ class ConnectionTests(ServerCase):
         told = self.listener
         error = await self.assertFailure(Deferred.fromCoroutine(self.dial(relay)), PeerError)
         assert "HTTP 503" in str(error)
+        assert relay.backend.refusals["connections"] == 1
         first.close()
         await until(reactor, lambda: told.reasons and not relay.clients.countConnections)
         await self.dial(relay)
+
+    async def test_what_clients_take_up_is_told(self) -> None:
+        settings = EndpointSettings(max_connections=9, max_message=5000)
+        relay = await self.serve(LoopbackRelay(reactor, settings=settings))
+        assert relay.clients.load().connections == Use(0, 9)
+        first = await self.dial(relay)
+        first.send(encode_request("a", [EVERYTHING]))
+        first.send(encode_request("b", [EVERYTHING]))
+        await until(reactor, lambda: self.listener.messages == [Eose("a"), Eose("b")])
+        (await self.dial(relay)).send(encode_request("c", [EVERYTHING]))
+        await until(reactor, lambda: self.listener.messages == [Eose("c")])
+        load = relay.clients.load()
+        assert load.connections == Use(2, 9)
+        assert load.subscriptions == PerClient(3, 2, settings.max_subscriptions)
+        assert load.unanswered == PerClient(0, 0, settings.max_unanswered)
+        assert load.unanswered_bytes == PerClient(0, 0, 20_000)
+        assert load.outgoing_bytes == PerClient(0, 0, settings.max_outgoing)
+        assert not any(relay.backend.refusals.values())
+
+    async def test_a_handshake_that_is_wrong_is_no_client_too_many(self) -> None:
+        relay = await self.serve(LoopbackRelay(reactor))
+        client = await self.connect(relay)
+        client.transport.write(HANDSHAKE.replace(b"Version: 13", b"Version: 1"))
+        await until(reactor, lambda: client.lost)
+        assert client.data.startswith(b"HTTP/1.1 400 ")
+        assert relay.backend.refusals["connections"] == 0
 
     async def test_binary_messages_are_answered(self) -> None:
         link = await self.dial(await self.serve(LoopbackRelay(reactor)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import numpy.typing as npt
 from twisted.internet.interfaces import IReactorTime
@@ -26,19 +28,40 @@ _FURTHEST = 512
 _DURING_A_LISTING = 1000
 
 _PATIENCE = 10
-"""How often a number that was passed over is asked for: its event may be committed late."""
+"""How often a number that was passed over is asked for: its event may be committed late. So it is
+those of ten steps that are asked for again, and of one listing: some thousands."""
+
+
+_MOST_UNMET = 50_000
+"""Own events whose numbers are waited for: what the database stores within half a minute."""
 
 
 class OwnSaves:
     """The events that go into the database from here: following must not take them for others'.
 
-    :ivar in_flight: ids of which it is not known yet whether they are stored.
-    :ivar unmet: ids that are stored, and whose numbers have not come up.
+    :ivar in_flight: ids of which it is not known yet whether they are stored; as many as there are
+        saves at a time.
     """
 
     def __init__(self) -> None:
         self.in_flight: set[bytes] = set()
-        self.unmet: set[bytes] = set()
+        self._unmet: OrderedDict[bytes, None] = OrderedDict()
+
+    def stored(self, event_id: bytes) -> None:
+        """Wait for the number of an event; of too many, the oldest is waited for no more.
+
+        Some never come up: a listing went past them, or the event was deleted before. One that
+        comes up when it is waited for no more is told of a second time.
+        """
+        self._unmet[event_id] = None
+        if len(self._unmet) > _MOST_UNMET:
+            self._unmet.popitem(last=False)
+
+    def meet(self, event_id: bytes) -> bool:
+        """Whether the number that has come up is of an event that is waited for; it is no more."""
+        found = event_id in self._unmet
+        self._unmet.pop(event_id, None)
+        return found
 
 
 class Following:
@@ -113,9 +136,7 @@ class Following:
             if event is None:
                 if serial not in found and serial < self.top and tries:
                     self._passed_over[serial] = tries - 1
-            elif event.id_bytes in self._own.unmet:
-                self._own.unmet.discard(event.id_bytes)
-            else:
+            elif not self._own.meet(event.id_bytes):
                 self._passed_over[serial] = tries
                 if event.id_bytes not in self._own.in_flight:
                     new.append((serial, event))

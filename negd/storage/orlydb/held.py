@@ -6,13 +6,14 @@ store knows them and leaves them out of every answer.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Collection
-from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
+from negd.errors import StorageError
 from negd.nostr.event import Event
 from negd.nostr.lifecycle import expiration_of
 from negd.reconcile import RecordSet
@@ -23,6 +24,16 @@ from negd.sync.offload import Offload
 _Changes = dict[bytes, bool]
 """Whether each of some records is held."""
 
+_MOST_MORTALS = 50_000
+"""Events that are left out in the second in which they expire: those that do so first. Others are
+when they are read, as those are that a listing brought, or with the listing after the database has
+swept them."""
+
+_MOST_CHANGES = 1_000_000
+"""Changes that are remembered while a listing is made, some 200 MB. Beyond it the listing is given
+up, and made again when the next one is due. One of ten million events takes 70 s, in which the
+database stores far fewer."""
+
 
 class _Sets(NamedTuple):
     records: RecordSet
@@ -32,7 +43,12 @@ class _Sets(NamedTuple):
 class Held:
     """The record set of the whole store, and what is left out of it.
 
-    Changes are known at once by id; :attr:`flush` brings them into the record sets.
+    Changes are known at once by id; :attr:`flush` brings them into the record sets. What waits
+    for that is of one batch, page or step of following: whoever brings changes flushes them before
+    the next ones.
+
+    What is left out is as many events as the database lists in vain: each listing takes away what
+    it does not list any more.
 
     :ivar generation: as :class:`negd.interfaces.IEventStore`.
     :ivar is_loaded: whether there was a listing.
@@ -49,7 +65,7 @@ class Held:
         self._pending: _Changes = {}
         self._since_listing: _Changes | None = None
         self._listed: RecordSet | None = None
-        self._mortals: list[tuple[int, bytes]] = []
+        self._mortals: list[tuple[int, bytes]] = []  # sorted, each once
 
     # --- changes --------------------------------------------------------------------------------
 
@@ -59,7 +75,13 @@ class Held:
         self._pending[event.record] = True
         expiration = expiration_of(event)
         if expiration is not None:
-            heappush(self._mortals, (expiration, event.record))
+            self._expect((expiration, event.record))
+
+    def _expect(self, mortal: tuple[int, bytes]) -> None:
+        at = bisect_left(self._mortals, mortal)
+        if self._mortals[at : at + 1] != [mortal]:
+            self._mortals.insert(at, mortal)
+            del self._mortals[_MOST_MORTALS:]
 
     def leave_out(self, record: bytes) -> None:
         """Hold an event no longer, whatever the database lists."""
@@ -68,9 +90,10 @@ class Held:
 
     def sweep(self) -> None:
         """Leave out what has expired by now."""
-        now = self._clock.seconds()
-        while self._mortals and self._mortals[0][0] <= now:
-            _, record = heappop(self._mortals)
+        due = bisect_left(self._mortals, (int(self._clock.seconds()) + 1, b""))
+        expired = self._mortals[:due]
+        del self._mortals[:due]
+        for _, record in expired:
             if not self.is_left_out(record[8:]):
                 self.leave_out(record)
                 self.generation += 1
@@ -82,10 +105,13 @@ class Held:
         """
         self._since_listing = {}
         try:
-            self._listed = await listing()
+            listed = await listing()
         except BaseException:
             self._since_listing = None
             raise
+        if self._since_listing is None:
+            raise StorageError("too much has changed while the database was listed")
+        self._listed = listed
         await self.flush()
 
     async def _flush(self) -> None:
@@ -94,12 +120,16 @@ class Held:
         before = self._sets
         if self._since_listing is not None:
             self._since_listing.update(changes)
+            if listed is None and len(self._since_listing) > _MOST_CHANGES:
+                self._since_listing = None
         if listed is not None:
             changes, self._since_listing = self._since_listing or {}, None
             taken = self._calls(_taken_over, before, listed, changes)
             self._sets, forgotten = await taken
             self.is_loaded = True
-            self._ids_left_out.difference_update(record[8:] for record in forgotten)
+            # What was left out meanwhile stays so.
+            gone = (record for record in forgotten if record not in self._pending)
+            self._ids_left_out.difference_update(record[8:] for record in gone)
         elif changes:
             self._sets = await self._calls(_changed, before, changes)
         if self._sets.records is not before.records:

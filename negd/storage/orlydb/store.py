@@ -207,7 +207,7 @@ class OrlydbStore:
         finally:
             self._own.in_flight.discard(event.id_bytes)
         if refusal is None:
-            self._own.unmet.add(event.id_bytes)
+            self._own.stored(event.id_bytes)
         return refusal
 
     # --- reading --------------------------------------------------------------------------------
