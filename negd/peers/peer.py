@@ -239,18 +239,23 @@ class Peer:
             raise
         except CancelledError:
             fault = "" if contact is None else contact.fault
-            await self._keep(self._after(run, self._failed(fault) if fault else self.state))
+            await self._end(run, self._failed(fault) if fault else self.state)
             raise
         except BudgetSpent as spent:
-            await self._keep(self._after(run, self._stopped(spent)))
+            await self._end(run, self._stopped(spent))
             raise
         except Exception as error:
             text = self._describe(error)
-            await self._keep(self._after(run, self._failed(text)))
+            await self._end(run, self._failed(text))
             raise PeerError(text) from error
         else:
-            await self._keep(self._after(run, self._succeeded()))
+            await self._end(run, self._succeeded())
             return run.progress
+
+    async def _end(self, run: SyncRun, state: PeerState) -> None:
+        """Take over what became of a sync; whoever is told that must not hear that it runs."""
+        self._is_syncing = False
+        await self._keep(self._after(run, state))
 
     @contextmanager
     def _every(self, seconds: float, work: Callable[..., object], *told: object) -> Iterator[None]:

@@ -313,8 +313,7 @@ def test_a_count_that_takes_long_to_write_does_not_undo_the_end_of_the_sync(
     world.clock.advance(30)
     settle(world.clock)
     world.dialer.links[-1].close()
-    peer = world.ours.roster._peers[THEIRS]
-    pass_time(world, lambda: peer.state.status is PeerStatus.ERROR)
+    pass_time(world, lambda: shown(world).status is PeerStatus.ERROR)
     assert not ended
     slow.callback(None)
     settle(world.clock)
