@@ -22,6 +22,7 @@ from threading import Condition
 from typing import TypeAlias
 
 import lmdb
+from twisted.logger import Logger
 
 from negd.errors import DamagedStore, OlderStore, StorageError
 from negd.storage.lmdb.ownership import give_away
@@ -32,6 +33,8 @@ from negd.storage.lmdb.trees import EMPTY, NO_START, State, damaged_meta
 Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Cursor: TypeAlias = "lmdb.Cursor[bytes]"
+
+log = Logger()
 
 SCHEMA = 2
 """What this code reads and writes; the store has it under ``meta``."""
@@ -154,6 +157,7 @@ class Environment:
         self._readers = 0
         self._closed_for_readers = False
         self._made_at: int | None = None
+        self._told_of_damage = False
         self.was_left = False
         self._lock: int | None = None
         if not read_only:
@@ -205,6 +209,21 @@ class Environment:
             f"store {self.folder} is damaged: {fault}; "
             f"'negctl verify --repair --store lmdb:{self.folder}' saves what is left"
         )
+
+    def tell_of_damage(self, serial: bytes, fault: str) -> None:
+        """Log that an event is damaged; only the first, since whatever reads it would say so again.
+
+        Pages have no checksums: those that hold it may be as whole as ever.
+        """
+        if not self._told_of_damage:
+            self._told_of_damage = True
+            log.error(
+                "store {folder} is damaged: event number {number} is {fault}; "
+                "'negctl verify --repair --store lmdb:{folder}' finds and removes all such events",
+                folder=self.folder,
+                number=int.from_bytes(serial, "big"),
+                fault=fault,
+            )
 
     @property
     def data(self) -> str:

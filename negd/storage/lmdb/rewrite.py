@@ -89,7 +89,7 @@ def fill(
     while piece := list(islice(events, _PIECE)):
         with target.write() as txn:
             while piece:
-                shelf = LmdbShelf(txn, target.databases)
+                shelf = LmdbShelf(txn, target)
                 shelf.ingest([event for event in piece if event is not None], now=0)
                 shelf.settle()
                 done += len(piece)
