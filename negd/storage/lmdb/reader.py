@@ -7,7 +7,8 @@ swept or not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from heapq import merge
 from itertools import groupby, islice
 
@@ -21,7 +22,7 @@ from negd.nostr.filter import Filter
 from negd.nostr.kinds import is_replaceable
 from negd.nostr.lifecycle import Address
 from negd.nostr.packed import kind_of, record_of, unpack
-from negd.reconcile import RECORD_SIZE, RecordSet
+from negd.reconcile import RecordSet
 from negd.storage.lmdb.environment import Cursor, Database, Environment, Transaction
 from negd.storage.lmdb.postings import (
     NONE,
@@ -36,6 +37,7 @@ from negd.storage.lmdb.postings import (
 from negd.storage.lmdb.roll import Kinds, Roll
 from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of, stored_event
 from negd.storage.order import LATEST, listing_key, newest_first
+from negd.storage.paging import page_of
 
 _CHECKS = 10
 """To look at an event costs about as much as to read that many postings of a list."""
@@ -54,8 +56,6 @@ _FEW = 1000
 
 _PATIENCE = 20
 """Events looked at in vain for each one found, before whole lists are read instead."""
-
-_ID = slice(8, RECORD_SIZE)
 
 _json = msgspec.json.Decoder(msgspec.Raw)
 
@@ -193,9 +193,8 @@ class _View:
 
     def page(self, records: Sequence[bytes], size: int) -> Page:
         """See :meth:`Reader.page_of`."""
-        found = self.fetch(record[_ID] for record in records[:size])
-        last = records[size - 1] if len(records) > size else None
-        return Page(list(found.values()), last)
+        cursor = self._txn.cursor(self._databases.ids)
+        return page_of(records, size, partial(self._json, cursor))
 
     # --- filters --------------------------------------------------------------------------------
 
@@ -238,12 +237,13 @@ class _View:
         return (self._txn.get(address_key(address.key), db=found) for address in addresses)
 
     def _matching(self, serials: Iterable[bytes | None], wanted: Filter) -> Postings:
-        """Those that are there and match."""
+        """Those that are there and match; what ids alone ask for need not be decoded."""
+        matches_all = replace(wanted, ids=None, limit=None).is_everything
         found = []
         for serial in serials:
             if serial is not None and self.serves(serial):
                 packed = self._packed(serial)
-                if packed is not None and self._fits(serial, packed, wanted):
+                if packed and (matches_all or self._fits(serial, packed, wanted)):
                     found.append(record_of(packed)[:8] + serial)
         return _postings(found)
 
