@@ -9,6 +9,7 @@ once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -46,6 +47,11 @@ _UNWRITTEN = 64
 """Pages at the end of the file that may be missing."""
 
 _DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "negd.lock"
+_READERS_BYTES = 8192
+"""What LMDB's table of readers takes, for 126 of them."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
 _KEPT = "damaged-{}.mdb"
 """The data file in whose place came what could be saved of it."""
 
@@ -512,7 +518,7 @@ def _own(folder: str, descriptor: int) -> bool:
     except BlockingIOError:
         owner = os.read(descriptor, 20).decode(errors="replace").strip()
         raise StorageError(f"store {folder} is in use by process {owner or 'unknown'}") from None
-    was_left = os.fstat(descriptor).st_size > 0
+    was_left = bool(os.pread(descriptor, 20, 0).strip())
     number = f"{os.getpid()}\n".encode()
     os.pwrite(descriptor, number, 0)  # before the rest is cut off: it may fail on a full disk
     os.ftruncate(descriptor, len(number))
@@ -520,9 +526,14 @@ def _own(folder: str, descriptor: int) -> bool:
 
 
 def _unlock(descriptor: int, was_left: bool = False) -> None:
-    """:param was_left: what the next owner is told."""
+    """Let go of a lock file.
+
+    It is blanked, not emptied: the next owner may have to write to it on a disk that is full.
+
+    :param was_left: what the next owner is told.
+    """
     if not was_left:
-        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b" " * os.fstat(descriptor).st_size, 0)
     os.close(descriptor)
 
 
@@ -632,9 +643,31 @@ def _begin(folder: str, first_map: int) -> None:
     shutil.rmtree(new, ignore_errors=True)
 
 
+def _allocate_readers(folder: str) -> None:
+    """Have LMDB's table of readers on the disk before it is mapped.
+
+    LMDB makes it with a hole, and to write into that where the disk is full kills the process.
+
+    :raises OSError: there is no room for it, or it cannot be opened.
+    """
+    os.makedirs(folder, exist_ok=True)
+    descriptor = os.open(os.path.join(folder, _READERS), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if os.fstat(descriptor).st_blocks * 512 < _READERS_BYTES:
+            os.posix_fallocate(descriptor, 0, _READERS_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Environment:
     if read_only and not os.path.exists(data_file(folder)):
         raise StorageError(f"there is no store in {folder}")
+    try:
+        _allocate_readers(folder)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        # LMDB says itself what it cannot open, or does without
     return lmdb.open(
         folder,
         map_size=first_map,
