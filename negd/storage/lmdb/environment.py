@@ -195,6 +195,8 @@ class Environment:
         self._file.close()
 
     def _open_files(self) -> lmdb.Environment:
+        if os.path.exists(self.data) and not os.path.isfile(self.data):
+            raise StorageError(f"{self.data} is no regular file")  # a pipe would be waited for
         if not (self._read_only or os.path.exists(self.data)):
             _begin(self.folder, self._first_map)
         if os.path.exists(self.data) and self.bytes == 0:
