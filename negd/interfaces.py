@@ -136,7 +136,8 @@ class Page:
     """Part of an answer, newest first (ties: lower id first).
 
     :ivar events: the events' JSON as stored, compact UTF-8.
-    :ivar last: the record to continue after; None when nothing is left.
+    :ivar last: the record to continue after, also where ``events`` are none; None when nothing is
+        left.
     """
 
     events: list[bytes]
@@ -210,6 +211,8 @@ class IEventStore(Interface):
 
     async def query(wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """At most ``page`` matching events, newest first, continuing after a record.
+
+        A page ends before that once its events have a megabyte, however large the next one is.
 
         ``limit`` is the caller's to count: a store gives pages until nothing is left.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from negd.interfaces import IEventStore, IStorage
     from negd.nostr.filter import Filter
 
+_PAGE = 500
+
 
 def add_to(commands: Any, remote: argparse.ArgumentParser) -> None:
     """Declare the command."""
@@ -57,10 +59,10 @@ async def export(
 
     done, after = 0, None
     while wanted.limit is None or done < wanted.limit:
-        page = await store.query(wanted, after)
-        events = page.events if wanted.limit is None else page.events[: wanted.limit - done]
-        await deferToThread(_write, out, events)
-        done += len(events)
+        most = _PAGE if wanted.limit is None else min(_PAGE, wanted.limit - done)
+        page = await store.query(wanted, after, most)
+        await deferToThread(_write, out, page.events)
+        done += len(page.events)
         progress(done)
         after = page.last
         if after is None:

@@ -36,6 +36,7 @@ from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
 from negd.storage.ledger import MAX_ENTRIES, surplus
 from negd.storage.order import listing_key
+from negd.storage.paging import page_of
 from negd.storage.rules import take
 from negd.storage.watches import Watches
 
@@ -165,11 +166,8 @@ class MemoryStore:
 
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`."""
-        matching = self._matching(wanted, after)
-        taken = list(islice(matching, page))
-        more = next(matching, None) is not None
-        last = taken[-1].record if more else None
-        return Page([filing.json for filing in taken], last)
+        records = (filing.record for filing in self._matching(wanted, after))
+        return page_of(records, page, lambda event_id: self._stored[event_id].json)
 
     async def fetch(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """See :meth:`IEventStore.fetch`."""

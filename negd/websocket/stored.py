@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
@@ -13,8 +12,9 @@ from negd.interfaces import IEventStore
 from negd.nostr.filter import Filter
 
 _FIRST_PAGE = 100
-_LARGEST_PAGE = 500
-_PAGE_BYTES = 1_000_000
+"""Events of a page that a client waits for; stores end pages of large events before that."""
+
+_LATER_PAGE = 500
 
 
 class StoredEvent(NamedTuple):
@@ -50,23 +50,15 @@ class _Stream:
         self._wanted = wanted
         self._left = wanted.limit
         self._after: bytes | None = None
-        self._page = _FIRST_PAGE
+        # Ids are looked up anew for every page.
+        self._page = _FIRST_PAGE if wanted.ids is None else _LATER_PAGE
         self._finished = wanted.limit == 0
         self.ready: deque[StoredEvent] = deque()
 
     async def load(self) -> None:
         """Have events ready, unless there are none left."""
         while not self.ready and not self._finished:
-            if _is_short_id_list(self._wanted):
-                await self._fetch(self._wanted.ids or ())
-            else:
-                await self._turn_page()
-
-    async def _fetch(self, ids: Sequence[bytes]) -> None:
-        """The way of syncing clients, who ask for ids only: no index is walked."""
-        found = await self._store.fetch(ids)
-        self.ready.extend(sorted(_ranked(event) for event in found.values())[: self._left])
-        self._finished = True
+            await self._turn_page()
 
     async def _turn_page(self) -> None:
         size = self._page if self._left is None else min(self._page, self._left)
@@ -76,19 +68,7 @@ class _Stream:
         if self._left is not None:
             self._left -= len(page.events)
         self._finished = page.last is None or self._left == 0
-        self._page = _next_page(page.events)
-
-
-def _is_short_id_list(wanted: Filter) -> bool:
-    if wanted.ids is None or len(wanted.ids) > _LARGEST_PAGE:
-        return False
-    return replace(wanted, ids=None, limit=None).is_everything
-
-
-def _next_page(events: Sequence[bytes]) -> int:
-    """How many events make a page of about a megabyte."""
-    average = sum(map(len, events)) // (len(events) or 1)
-    return max(1, min(_LARGEST_PAGE, _PAGE_BYTES // (average or 1)))
+        self._page = _LATER_PAGE
 
 
 class StoredEvents:

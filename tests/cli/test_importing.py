@@ -13,7 +13,7 @@ from negd.cli import lines
 from negd.cli.export_events import export
 from negd.cli.importing import NAMED, Report, import_events
 from negd.errors import StorageError
-from negd.interfaces import Outcome, Verdict
+from negd.interfaces import Outcome, Page, Verdict
 from negd.nostr.event import Event, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.nostr.signing import Signer
@@ -230,3 +230,18 @@ class ExportTests(TestCase):
             self.assertEqual([decode(line) for line in out.getvalue().splitlines()], expected)
             self.assertEqual(done, len(expected))
             self.assertEqual(progress[-1:], [done] if expected else [])
+
+    async def test_no_more_is_read_than_the_limit(self) -> None:
+        store = MemoryStore(reactor)
+        await store.ingest([alice.sign(created_at=1000 + n, kind=1) for n in range(600)])
+        read: list[int] = []
+        query = store.query
+
+        async def counted(wanted: Filter, after: bytes | None, page: int) -> Page:
+            found = await query(wanted, after, page)
+            read.append(len(found.events))
+            return found
+
+        self.patch(store, "query", counted)
+        await export(store, Filter(limit=503), BytesIO(), lambda done: None)
+        self.assertEqual(read, [500, 3])

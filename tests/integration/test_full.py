@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from negd.interfaces import Outcome
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage import open_store
+from negd.storage.lmdb.environment import Environment
 from negd.testing.processes import DaemonProcess
 from negd.testing.redis_server import OwnReactor, RedisServer
 from tests.storage.clients import Client, connected
@@ -91,6 +93,45 @@ def test_full_disk(tmp_path: Path, disk: Path, reactor: OwnReactor) -> None:
         daemon.start()
         with connected(reactor, daemon.url) as again:
             assert again.ask(EVERYTHING) == client.accepted
+
+
+def fill_up(disk: Path) -> None:
+    """Leave no room at all."""
+    with suppress(OSError), (disk / "rest").open("ab", buffering=0) as rest:
+        while True:
+            rest.write(bytes(4096))
+
+
+def test_a_daemon_starts_and_serves_on_a_full_disk(
+    tmp_path: Path, disk: Path, reactor: OwnReactor
+) -> None:
+    with DaemonProcess(tmp_path / "negd", store=f"lmdb:{disk / 'store'}") as daemon:
+        with connected(reactor, daemon.url) as client:
+            fill(client, "No space left on device", "Input/output error")
+        for end in (daemon.stop, daemon.kill):
+            end()
+            fill_up(disk)
+            daemon.start()
+            with connected(reactor, daemon.url) as again:
+                assert again.ask(EVERYTHING) == client.accepted
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_table_of_readers_that_has_no_room_is_told(disk: Path, read_only: bool) -> None:
+    """LMDB would make it all the same, and be killed as it writes to it."""
+    store = disk / "store"
+    Environment(str(store), read_only=False).close()
+    (store / "lock.mdb").unlink()
+    fill_up(disk)
+    opening = f"""
+import sys
+from negd.storage.lmdb.environment import Environment
+Environment(sys.argv[1], {read_only})
+"""
+    command = [sys.executable, "-c", opening, str(store)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"StorageError: store {store} cannot be opened: [Errno 28] No space left" in done.stderr
 
 
 _MAPLESS = """

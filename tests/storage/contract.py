@@ -50,6 +50,9 @@ ALICE, BOB = Signer(b"\1" * 32), Signer(b"\2" * 32)
 LIMIT = 50
 """Ledger entries that the storages under test keep of one peer."""
 
+_FEW_MEGABYTES = 4_000_000
+"""Bytes of events that a page does not reach."""
+
 many_stores = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
@@ -270,6 +273,25 @@ class AnswersContract:
             found = [decode(event) for event in first.events + rest.events]
             assert set(in_order(found)) == set(in_order(events))
             assert rest.last is None
+
+    def test_pages_of_large_events_end_by_their_bytes(self, stand: Stand) -> None:
+        events = [
+            note(NOW - n // 2, kind=1, content=f"{n} " + "x" * 600_000, tags=[["t", "x"]])
+            for n in range(9)
+        ]
+        events.append(note(NOW + 1, kind=1, content="small", tags=[["t", "x"]]))
+        stand.ingest(*events)
+        for wanted in (
+            EVERYTHING,
+            Filter.build(kinds=[1]),
+            Filter.build(tags={"t": ["x"]}, authors=[bytes.fromhex(ALICE.pubkey)]),
+            Filter.build(ids=[event.id_bytes for event in events]),
+            Filter.build(ids=[event.id_bytes for event in events], kinds=[1]),
+        ):
+            page = stand.wait(stand.events.query(wanted))
+            assert 0 < sum(map(len, page.events)) < _FEW_MEGABYTES
+            assert page.last is not None
+            assert stand.listing(wanted, 500) == in_order(events)
 
     def test_every_single_letter_tag_can_be_asked_for(self, stand: Stand) -> None:
         letters = string.ascii_letters

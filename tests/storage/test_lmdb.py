@@ -356,6 +356,17 @@ def test_file_that_is_no_database(tmp_path: Path, content: bytes, fault: str) ->
     assert (tmp_path / "data.mdb").read_bytes() == content
 
 
+def test_data_that_are_no_regular_file_are_refused(tmp_path: Path) -> None:
+    """Nothing writes to such a pipe, and to read it would take for ever."""
+    data = tmp_path / "data.mdb"
+    os.mkfifo(data)
+    for read_only in (False, True):
+        with pytest.raises(StorageError) as refusal, opened(tmp_path, read_only):
+            pass
+        assert refusal.value.text == f"{data} is no regular file"
+        assert not isinstance(refusal.value, DamagedStore), "there is nothing to salvage"
+
+
 _BEGINNING = """
 import os, sys
 from signal import SIGKILL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -16,6 +17,7 @@ from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.nostr.packed import unpack
 from negd.storage.lmdb import rewrite, store
+from negd.storage.lmdb.environment import Environment
 from negd.testing.events import sample_events
 from tests.storage.contract import ALICE, NOW, Stand, assert_answers, note
 from tests.storage.test_lmdb import opened, run_python
@@ -92,6 +94,34 @@ def test_all_is_there_after_an_upgrade(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(progress) == (len(kept) - 1) // 120
     with opened(tmp_path / "store", read_only=True) as stand:
         assert stand.ids() == {event.id_bytes for event in kept}
+
+
+@pytest.mark.parametrize(("at_once", "transactions"), [(1 << 30, 1), (1 << 20, 10 // 3 + 1)])
+def test_large_events_are_written_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, transactions: int
+) -> None:
+    """Memory has to hold what is read, decoded and written together, and all of a transaction."""
+    monkeypatch.setattr(rewrite, "_PIECE_BYTES", 500_000)
+    monkeypatch.setattr(rewrite, "_AT_ONCE_BYTES", at_once)
+    events = [note(NOW - n, content=f"{n} " + "x" * 200_000) for n in range(10)]
+    read: list[int] = []
+    pieces = rewrite._read
+
+    def counted(*arguments: Any) -> list[tuple[bytes, bytes]]:
+        found = pieces(*arguments)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(rewrite, "_read", counted)
+    with opened(tmp_path) as stand:
+        stand.ingest(*events)
+    environment = Environment(str(tmp_path), read_only=False)
+    told: list[int] = []
+    rewrite.rewrite(environment, lambda done, total: told.append(done))
+    assert told == [3, 6, 9, 10]
+    assert read == [3, 3, 3, 1, 0]
+    assert environment.last_transaction == 1 + transactions, "the first makes the databases"
+    environment.close()
 
 
 def test_read_only_says_what_upgrades_it(tmp_path: Path) -> None:

@@ -317,15 +317,31 @@ def test_a_live_event_that_several_filters_want_comes_once() -> None:
     assert ids(client.heard()) == [event.id]
 
 
-def test_ids_alone_are_fetched_without_a_query() -> None:
+def test_ids_alone_take_one_look_at_the_store() -> None:
+    """Which would look all of them up again for another page."""
     client, store = with_slow_store()
-    events = [note(1000), note(1001)]
+    events = [note(1000 + n) for n in range(300)]
     client.store(*events)
     wanted = Filter.build(ids=[*(event.id_bytes for event in events), b"\0" * 32])
-    answers = client.say(encode_request("a", [wanted]))
-    assert ids(answers) == [events[1].id, events[0].id]
+    client.say(encode_request("a", [wanted]))
+    store.turn()
+    answers = client.heard()
+    assert ids(answers) == [event.id for event in reversed(events)]
     assert answers[-1] == ["EOSE", "a"]
     assert store.turning == []
+
+
+@pytest.mark.parametrize("by_ids", [False, True])
+def test_large_events_are_read_a_few_at_a_time(by_ids: bool) -> None:
+    client, store = with_slow_store()
+    events = [note(1000 + n, content="x" * 400_000) for n in range(5)]
+    client.store(*events)
+    wanted = Filter.build(ids=[event.id_bytes for event in events]) if by_ids else EVERYTHING
+    client.say(encode_request("a", [wanted]))
+    store.turn()
+    assert ids(client.heard()) == [event.id for event in reversed(events)][:3]
+    store.turn()
+    assert ids(client.heard()) == [event.id for event in reversed(events)][3:]
 
 
 def test_ids_with_another_condition_are_queried() -> None:

@@ -9,6 +9,7 @@ once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -22,6 +23,7 @@ from threading import Condition
 from typing import TypeAlias
 
 import lmdb
+from twisted.logger import Logger
 
 from negd.errors import DamagedStore, OlderStore, StorageError
 from negd.storage.lmdb.ownership import give_away
@@ -33,6 +35,8 @@ Database: TypeAlias = lmdb._Database
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Cursor: TypeAlias = "lmdb.Cursor[bytes]"
 
+log = Logger()
+
 SCHEMA = 2
 """What this code reads and writes; the store has it under ``meta``."""
 
@@ -43,6 +47,11 @@ _UNWRITTEN = 64
 """Pages at the end of the file that may be missing."""
 
 _DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "negd.lock"
+_READERS_BYTES = 8192
+"""What LMDB's table of readers takes, for 126 of them."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
 _KEPT = "damaged-{}.mdb"
 """The data file in whose place came what could be saved of it."""
 
@@ -154,6 +163,7 @@ class Environment:
         self._readers = 0
         self._closed_for_readers = False
         self._made_at: int | None = None
+        self._told_of_damage = False
         self.was_left = False
         self._lock: int | None = None
         if not read_only:
@@ -185,6 +195,8 @@ class Environment:
         self._file.close()
 
     def _open_files(self) -> lmdb.Environment:
+        if os.path.exists(self.data) and not os.path.isfile(self.data):
+            raise StorageError(f"{self.data} is no regular file")  # a pipe would be waited for
         if not (self._read_only or os.path.exists(self.data)):
             _begin(self.folder, self._first_map)
         if os.path.exists(self.data) and self.bytes == 0:
@@ -205,6 +217,21 @@ class Environment:
             f"store {self.folder} is damaged: {fault}; "
             f"'negctl verify --repair --store lmdb:{self.folder}' saves what is left"
         )
+
+    def tell_of_damage(self, serial: bytes, fault: str) -> None:
+        """Log that an event is damaged; only the first, since whatever reads it would say so again.
+
+        Pages have no checksums: those that hold it may be as whole as ever.
+        """
+        if not self._told_of_damage:
+            self._told_of_damage = True
+            log.error(
+                "store {folder} is damaged: event number {number} is {fault}; "
+                "'negctl verify --repair --store lmdb:{folder}' finds and removes all such events",
+                folder=self.folder,
+                number=int.from_bytes(serial, "big"),
+                fault=fault,
+            )
 
     @property
     def data(self) -> str:
@@ -493,7 +520,7 @@ def _own(folder: str, descriptor: int) -> bool:
     except BlockingIOError:
         owner = os.read(descriptor, 20).decode(errors="replace").strip()
         raise StorageError(f"store {folder} is in use by process {owner or 'unknown'}") from None
-    was_left = os.fstat(descriptor).st_size > 0
+    was_left = bool(os.pread(descriptor, 20, 0).strip())
     number = f"{os.getpid()}\n".encode()
     os.pwrite(descriptor, number, 0)  # before the rest is cut off: it may fail on a full disk
     os.ftruncate(descriptor, len(number))
@@ -501,9 +528,14 @@ def _own(folder: str, descriptor: int) -> bool:
 
 
 def _unlock(descriptor: int, was_left: bool = False) -> None:
-    """:param was_left: what the next owner is told."""
+    """Let go of a lock file.
+
+    It is blanked, not emptied: the next owner may have to write to it on a disk that is full.
+
+    :param was_left: what the next owner is told.
+    """
     if not was_left:
-        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b" " * os.fstat(descriptor).st_size, 0)
     os.close(descriptor)
 
 
@@ -613,9 +645,31 @@ def _begin(folder: str, first_map: int) -> None:
     shutil.rmtree(new, ignore_errors=True)
 
 
+def _allocate_readers(folder: str) -> None:
+    """Have LMDB's table of readers on the disk before it is mapped.
+
+    LMDB makes it with a hole, and to write into that where the disk is full kills the process.
+
+    :raises OSError: there is no room for it, or it cannot be opened.
+    """
+    os.makedirs(folder, exist_ok=True)
+    descriptor = os.open(os.path.join(folder, _READERS), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if os.fstat(descriptor).st_blocks * 512 < _READERS_BYTES:
+            os.posix_fallocate(descriptor, 0, _READERS_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 def _open(folder: str, read_only: bool, first_map: int, sync: Sync) -> lmdb.Environment:
     if read_only and not os.path.exists(data_file(folder)):
         raise StorageError(f"there is no store in {folder}")
+    try:
+        _allocate_readers(folder)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        # LMDB says itself what it cannot open, or does without
     return lmdb.open(
         folder,
         map_size=first_map,

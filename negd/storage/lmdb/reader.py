@@ -7,20 +7,23 @@ swept or not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from heapq import merge
 from itertools import groupby, islice
 
+import msgspec
 import numpy as np
 
 from negd.interfaces import Page, StoreStatistics
+from negd.nostr.event import DECODE_ERRORS, describe
 from negd.nostr.filing import tag_key
 from negd.nostr.filter import Filter
 from negd.nostr.kinds import is_replaceable
 from negd.nostr.lifecycle import Address
-from negd.nostr.packed import event_of, kind_of, record_of, unpack
-from negd.reconcile import RECORD_SIZE, RecordSet
-from negd.storage.lmdb.environment import Cursor, Database, Databases, Environment, Transaction
+from negd.nostr.packed import kind_of, record_of, unpack
+from negd.reconcile import RecordSet
+from negd.storage.lmdb.environment import Cursor, Database, Environment, Transaction
 from negd.storage.lmdb.postings import (
     NONE,
     POSTING,
@@ -32,8 +35,9 @@ from negd.storage.lmdb.postings import (
     serial_key,
 )
 from negd.storage.lmdb.roll import Kinds, Roll
-from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of
+from negd.storage.lmdb.shelf import address_key, kind_key, number_key, serial_of, stored_event
 from negd.storage.order import LATEST, listing_key, newest_first
+from negd.storage.paging import page_of
 
 _CHECKS = 10
 """To look at an event costs about as much as to read that many postings of a list."""
@@ -53,7 +57,7 @@ _FEW = 1000
 _PATIENCE = 20
 """Events looked at in vain for each one found, before whole lists are read instead."""
 
-_ID = slice(8, RECORD_SIZE)
+_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Reader:
         self._roll = roll
 
     def _view(self, txn: Transaction, now: float) -> _View:
-        return _View(txn, self._environment.databases, self._roll, now)
+        return _View(txn, self._environment, self._roll, now)
 
     def snapshot(self, wanted: Filter, now: float) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`."""
@@ -135,10 +139,11 @@ class _View:
     """The store as one read transaction sees it."""
 
     def __init__(
-        self, txn: Transaction, databases: Databases, roll: Roll | None, now: float
+        self, txn: Transaction, environment: Environment, roll: Roll | None, now: float
     ) -> None:
         self._txn = txn
-        self._databases = databases
+        self._environment = environment
+        self._databases = environment.databases
         self._roll = roll
         self.expired = self._find_expired(now)
 
@@ -156,25 +161,40 @@ class _View:
         return serial not in self.expired
 
     def fetch(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The JSON of those that are held."""
+        """The JSON of those that are held, but for damaged ones."""
         cursor = self._txn.cursor(self._databases.ids)
         found = {}
         for event_id in ids:
-            serial = serial_of(cursor, event_id)
-            if serial is not None and self.serves(serial):
-                packed = self._packed(serial)
-                if packed is not None:
-                    found[event_id] = unpack(packed)
+            json = self._json(cursor, event_id)
+            if json is not None:
+                found[event_id] = json
         return found
+
+    def _json(self, ids: Cursor, event_id: bytes) -> bytes | None:
+        """The JSON of one event, which a client can read; a quarter of what decoding it takes."""
+        serial = serial_of(ids, event_id)
+        packed = None if serial is None or serial in self.expired else self._packed(serial)
+        if serial is None or packed is None:
+            return None
+        try:
+            json = unpack(packed)
+            json.decode()
+            _json.decode(json)
+        except DECODE_ERRORS as error:
+            self._environment.tell_of_damage(serial, f"not an event: {describe(error)}")
+            return None
+        if packed[:32] != event_id:
+            self._environment.tell_of_damage(serial, "another event")
+            return None
+        return json
 
     def _packed(self, serial: bytes) -> bytes | None:
         return self._txn.get(serial, db=self._databases.events)
 
     def page(self, records: Sequence[bytes], size: int) -> Page:
         """See :meth:`Reader.page_of`."""
-        found = self.fetch(record[_ID] for record in records[:size])
-        last = records[size - 1] if len(records) > size else None
-        return Page(list(found.values()), last)
+        cursor = self._txn.cursor(self._databases.ids)
+        return page_of(records, size, partial(self._json, cursor))
 
     # --- filters --------------------------------------------------------------------------------
 
@@ -217,12 +237,13 @@ class _View:
         return (self._txn.get(address_key(address.key), db=found) for address in addresses)
 
     def _matching(self, serials: Iterable[bytes | None], wanted: Filter) -> Postings:
-        """Those that are there and match."""
+        """Those that are there and match; what ids alone ask for need not be decoded."""
+        matches_all = replace(wanted, ids=None, limit=None).is_everything
         found = []
         for serial in serials:
             if serial is not None and self.serves(serial):
                 packed = self._packed(serial)
-                if packed is not None and wanted.matches(event_of(packed)):
+                if packed and (matches_all or self._fits(serial, packed, wanted)):
                     found.append(record_of(packed)[:8] + serial)
         return _postings(found)
 
@@ -239,7 +260,11 @@ class _View:
         packed = self._packed(serial)
         if packed is None or (wanted.kinds and kind_of(packed) not in wanted.kinds):
             return False
-        return wanted.matches(event_of(packed))
+        return self._fits(serial, packed, wanted)
+
+    def _fits(self, serial: bytes, packed: bytes, wanted: Filter) -> bool:
+        event = stored_event(self._environment, serial, packed)
+        return event is not None and wanted.matches(event)
 
     def _records(self, postings: Postings) -> RecordSet:
         records, _, mask = self._entries(postings.serials)

@@ -13,18 +13,21 @@ from contextlib import contextmanager
 from itertools import islice
 
 from negd.nostr.event import Event, InvalidEvent, decode
+from negd.nostr.filing import Filing
 from negd.nostr.packed import unpack
 from negd.storage.lmdb.book import BOOK, is_readable
-from negd.storage.lmdb.environment import FIRST_MAP, Environment, Sync
+from negd.storage.lmdb.environment import FIRST_MAP, Cursor, Environment, Sync
 from negd.storage.lmdb.postings import SERIAL
 from negd.storage.lmdb.shelf import LmdbShelf
 
 _PIECE = 5000
-"""Events that are stored together."""
+_PIECE_BYTES = 32 << 20
+"""Events that are stored together, or the bytes that fewer of them have."""
 
 _AT_ONCE = 200_000
-"""Events up to which a store is written in one transaction, which leaves no pages unused and takes
-some 200 MB of memory; larger ones get a transaction for every piece."""
+_AT_ONCE_BYTES = 256 << 20
+"""Events, and bytes of the file, up to which a store is written in one transaction, which leaves no
+pages unused and takes as much memory; larger ones get a transaction for every piece."""
 
 _COPIED = ("deleted_ids", "deleted_addresses", *BOOK)
 """Databases that say what no event does."""
@@ -52,7 +55,8 @@ def rewrite(
     def make(folder: str) -> bool:
         with made_in(folder, environment.bytes) as target:
             total = _copy_others(environment, target)
-            fill(target, _events(environment, without), total, progress)
+            events = _events(environment, without)
+            fill(target, events, total, environment.bytes, progress)
             target.sync()
             return not if_smaller or target.bytes < environment.bytes
 
@@ -77,24 +81,40 @@ def fill(
     target: Environment,
     events: Iterator[Event | None],
     total: int,
+    size: int,
     progress: Callable[[int, int], None],
 ) -> None:
     """Store events again under the rules.
 
     :param events: None stands for each that there is no more.
     :param total: how many there will be.
+    :param size: bytes of the file that they are from.
     :param progress: told (events done, events in all).
     """
+    at_once = total <= _AT_ONCE and size <= _AT_ONCE_BYTES
     done = 0
-    while piece := list(islice(events, _PIECE)):
+    while piece := _piece(events):
         with target.write() as txn:
             while piece:
-                shelf = LmdbShelf(txn, target.databases)
-                shelf.ingest([event for event in piece if event is not None], now=0)
+                shelf = LmdbShelf(txn, target)
+                shelf.ingest([filing for filing in piece if filing is not None], now=0)
                 shelf.settle()
                 done += len(piece)
                 progress(done, max(done, total))
-                piece = list(islice(events, _PIECE)) if total <= _AT_ONCE else []
+                piece = _piece(events) if at_once else []
+
+
+def _piece(events: Iterator[Event | None]) -> list[Filing | None]:
+    """The next events to be stored together; none at the end."""
+    piece: list[Filing | None] = []
+    length = 0
+    for event in events:
+        filing = None if event is None else Filing.of(event)
+        piece.append(filing)
+        length += 0 if filing is None else len(filing.packed)
+        if len(piece) == _PIECE or length >= _PIECE_BYTES:
+            break
+    return piece
 
 
 def _copy_others(source: Environment, target: Environment) -> int:
@@ -115,15 +135,26 @@ def _events(source: Environment, without: Container[int]) -> Iterator[Event | No
     begin = 0
     while True:
         with source.read() as txn:
-            cursor = txn.cursor(source.databases.events)
-            found = cursor.set_range(begin.to_bytes(width, "big"))
-            piece = list(islice(cursor, _PIECE)) if found else []
+            piece = _read(txn.cursor(source.databases.events), begin.to_bytes(width, "big"))
         if not piece:
             return
         for key, value in piece:
             number = int.from_bytes(key, "big")
             yield None if number in without else _decoded(value, source.schema)
         begin = number + 1
+
+
+def _read(cursor: Cursor, begin: bytes) -> list[tuple[bytes, bytes]]:
+    """The entries from a key on that are read together; none at the end."""
+    piece: list[tuple[bytes, bytes]] = []
+    length = 0
+    if cursor.set_range(begin):
+        for key, value in islice(cursor, _PIECE):
+            piece.append((key, value))
+            length += len(value)
+            if length >= _PIECE_BYTES:
+                break
+    return piece
 
 
 def _decoded(value: bytes, schema: int) -> Event | None:

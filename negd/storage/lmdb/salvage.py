@@ -99,7 +99,7 @@ def salvage(path: str, target: Environment, progress: Callable[[int, int], None]
             _see_schema(path, state)
         found = _Found(file)
         lost = _Others(states, found, target).copy()
-        fill(target, found.events(), found.copies, progress)
+        fill(target, found.events(), found.copies, os.stat(path).st_size, progress)
     with target.read() as txn:
         saved = txn.stat(target.databases.events)["entries"]
         others = txn.stat(target.databases.peers)["entries"]

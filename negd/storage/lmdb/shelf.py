@@ -8,11 +8,17 @@ from hashlib import sha256
 from typing import TypeAlias
 
 from negd.interfaces import Outcome, Verdict
-from negd.nostr.event import Event
+from negd.nostr.event import Event, InvalidEvent
 from negd.nostr.filing import Filing, filing_of
 from negd.nostr.packed import event_of
 from negd.storage.lmdb.changes import Changes
-from negd.storage.lmdb.environment import Cursor, Database, Databases, Transaction
+from negd.storage.lmdb.environment import (
+    Cursor,
+    Database,
+    Databases,
+    Environment,
+    Transaction,
+)
 from negd.storage.lmdb.postings import posting, serial_key
 from negd.storage.rules import take
 
@@ -96,6 +102,15 @@ def serial_of(ids: Cursor, event_id: bytes) -> bytes | None:
     return entry[32:] if entry[:32] == event_id else None
 
 
+def stored_event(environment: Environment, serial: bytes, packed: bytes) -> Event | None:
+    """A stored event decoded; None, and a line in the log, where it is damaged."""
+    try:
+        return event_of(packed)
+    except InvalidEvent as error:
+        environment.tell_of_damage(serial, error.text)
+        return None
+
+
 def last_serial(txn: Transaction, databases: Databases) -> int:
     """The last serial that was given out, or that an event has."""
     cursor = txn.cursor(databases.events)
@@ -107,14 +122,17 @@ class LmdbShelf:
     """A :class:`negd.storage.rules.Shelf` on a write transaction, noting what it changes.
 
     New events and their entries in lists wait until :meth:`settle`: put together, in the order of
-    the keys, they cost less.
+    the keys, they cost less.  A damaged event is taken for none: what it says is not known, and
+    nobody else's event is to be refused for it.
 
     :ivar changes: what was done.
     """
 
-    def __init__(self, txn: Transaction, databases: Databases) -> None:
+    def __init__(self, txn: Transaction, environment: Environment) -> None:
+        databases = environment.databases
         self.changes = Changes()
         self._txn = txn
+        self._environment = environment
         self._databases = databases
         self._serials: dict[bytes, bytes] = {}
         self._filings: dict[bytes, Filing] = {}
@@ -162,7 +180,8 @@ class LmdbShelf:
         if serial in self._filings:
             return self._filings[serial]
         packed = self._txn.get(serial, db=self._databases.events)
-        return None if packed is None else Filing.of(event_of(packed))
+        event = None if packed is None else stored_event(self._environment, serial, packed)
+        return None if event is None else Filing.of(event)
 
     def insert(self, filing: Filing) -> bool:
         """See :class:`negd.storage.rules.Shelf`."""

@@ -411,16 +411,16 @@ class LmdbStore:
         try:
             while following <= now:
                 following = await writer.submit(work, _SWEEP)
-        except StorageError as error:
-            log.warn("expired events stay until they can be removed: {text}", text=error.text)
-            following = int(self._clock.seconds()) + 1
-        else:
             self._overdue = False
-        self._expiry = min(self._expiry, following)
-        self._set_timer()
-        waiting, self._sweeping = self._sweeping or [], None
-        for swept in waiting:
-            swept.callback(None)
+        except Exception as error:
+            log.warn("expired events stay until they can be removed: {text}", text=str(error))
+            following = int(self._clock.seconds()) + 1
+        finally:
+            waiting, self._sweeping = self._sweeping or [], None
+            self._expiry = min(self._expiry, following)
+            self._set_timer()
+            for swept in waiting:
+                swept.callback(None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:

@@ -212,7 +212,7 @@ class Verification:
 
     def _deletion_faults(self, txn: Transaction, filing: Filing) -> list[str]:
         """Whether a deletion is remembered, or another event deleted."""
-        shelf = LmdbShelf(txn, self._databases)
+        shelf = LmdbShelf(txn, self._environment)
         if filing.kind != DELETION:
             return ["is deleted"] if shelf.is_forbidden(filing) else []
         asked, author = deletions_of(filing.event), filing.author

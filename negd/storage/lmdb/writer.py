@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from negd.errors import NegdError, StorageError
+from negd.errors import StorageError
 from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Environment, Transaction
 from negd.storage.lmdb.shelf import LmdbShelf
@@ -158,7 +158,7 @@ class Writer:
         self._turns.add([_giving(job, explained) for job in jobs])
 
     def _explained(self, failure: Failure) -> Failure:
-        if failure.check(NegdError):
+        if failure.check(StorageError):
             return failure
         if failure.check(lmdb.Error):
             return Failure(StorageError(f"store {self._environment.folder}: {failure.value}"))
@@ -177,7 +177,7 @@ class Writer:
         closes = monotonic() + _SECONDS
         weight = sum(job.weight for job in jobs)
         with self._environment.write() as txn:
-            shelf = LmdbShelf(txn, self._environment.databases)
+            shelf = LmdbShelf(txn, self._environment)
             results = [job.work(txn, shelf) for job in jobs]
             while others and weight < _FULL and monotonic() < closes:
                 job = self._next()

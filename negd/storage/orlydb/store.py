@@ -40,6 +40,7 @@ from negd.storage.orlydb.held import Held
 from negd.storage.orlydb.queries import matches_nothing
 from negd.storage.orlydb.reading import Reading
 from negd.storage.orlydb.upkeep import Upkeep
+from negd.storage.paging import PAGE_BYTES
 from negd.storage.watches import Watches
 
 PATIENCE = 30.0
@@ -50,6 +51,10 @@ _RETRY = 0.25
 
 _THREADS = 24
 _VERIFY_AT_ONCE = 500
+
+_FIRST_AT_ONCE = 4
+_IDS_AT_ONCE = 100
+"""Events that are asked for together, at first and later: what they come to is known then."""
 
 
 async def open_orlydb(
@@ -238,10 +243,17 @@ class OrlydbStore:
     async def query(self, wanted: Filter, after: bytes | None = None, page: int = 500) -> Page:
         """See :meth:`IEventStore.query`; its first page is as fresh as a snapshot."""
         listed = await self._listed(wanted, after, page + 1)
-        events = await self._held_events([record[8:] for record in listed[:page]])
-        found = (events.get(record[8:]) for record in listed[:page])
-        matching = [event.encode() for event in found if event and wanted.matches(event)]
-        return Page(matching, listed[page - 1] if len(listed) > page else None)
+        matching: list[bytes] = []
+        looked = length = 0
+        while looked < min(page, len(listed)) and length < PAGE_BYTES:
+            end = min(page, looked + _at_once(looked, length))
+            ids = [record[8:] for record in listed[looked:end]]
+            looked = end
+            events = await self._held_events(ids)
+            found = (events.get(event_id) for event_id in ids)
+            matching += [event.encode() for event in found if event and wanted.matches(event)]
+            length = sum(map(len, matching))
+        return Page(matching, listed[looked - 1] if looked < len(listed) else None)
 
     async def _listed(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """The matching records after a record, newest first."""
@@ -262,8 +274,11 @@ class OrlydbStore:
 
     async def _matching_ids(self, wanted: Filter) -> RecordSet:
         """The records that match a filter with ids."""
-        held = (await self._held_events(wanted.ids or ())).values()
-        matching = (event.record for event in held if wanted.matches(event))
+        ids = wanted.ids or ()
+        matching: list[bytes] = []
+        for at in range(0, len(ids), _IDS_AT_ONCE):
+            held = (await self._held_events(ids[at : at + _IDS_AT_ONCE])).values()
+            matching += [event.record for event in held if wanted.matches(event)]
         return RecordSet.from_records(b"".join(matching))
 
     async def _held_events(self, ids: Sequence[bytes]) -> dict[bytes, Event]:
@@ -322,6 +337,14 @@ class OrlydbStore:
         await self._ingesting.acquire()
         self._database.close()
         await self._calls.stop()
+
+
+def _at_once(looked: int, length: int) -> int:
+    """How many events fill a page, after so many of so many bytes."""
+    if not looked:
+        return _FIRST_AT_ONCE
+    average = length // looked + 1
+    return max(1, min(_IDS_AT_ONCE, (PAGE_BYTES - length) // average))
 
 
 def _has_bounds_only(wanted: Filter) -> bool:
