@@ -406,6 +406,26 @@ def test_full_memory_refuses_writes_and_loses_nothing(
         one.assert_sound()
 
 
+@needs_server
+def test_nodes_connect_and_start_while_memory_is_full(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    event = note()
+    with opened(reactor, server) as one:
+        one.ingest(event)
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        server.command("CLIENT", "KILL", "TYPE", "normal")
+        one.until(lambda: complaint(one) != "")
+        one.until_known(event)
+        with opened(reactor, server) as other:
+            assert other.ids() == other.ids(Filter.build(kinds=[1])) == {event.id_bytes}
+            with pytest.raises(StorageError, match="OOM"):
+                other.ingest(note(content="no room"))
+        fresh = pytest.raises(StorageError, match="OOM")
+        with fresh, opened(reactor, server, ":prefix=new"):
+            pass
+
+
 # --- servers that say no ------------------------------------------------------------------------
 
 

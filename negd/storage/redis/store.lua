@@ -72,8 +72,12 @@ end
 
 -- [schema to begin with, or nothing] -> the store's schema, or nothing
 function commands.open(argv)
-  if argv[1] ~= '' then call('HSETNX', prefix .. 'meta', 'schema', argv[1]) end
-  return {call('HGET', prefix .. 'meta', 'schema') or ''}
+  local schema = call('HGET', prefix .. 'meta', 'schema')
+  if not schema and argv[1] ~= '' then  -- a server without room refuses any write, a vain one too
+    call('HSET', prefix .. 'meta', 'schema', argv[1])
+    schema = argv[1]
+  end
+  return {schema or ''}
 end
 
 local function head()
