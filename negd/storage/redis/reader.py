@@ -18,7 +18,8 @@ from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.order import newest_first
-from negd.storage.postings import EMPTY, KEY, Records, as_list, intersection, to_set
+from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, intersection, to_set
+from negd.storage.redis.unswept import Unswept
 from negd.storage.redis.values import MEMBER_SIZE, author_list, kind_list, number, tag_list
 
 T = TypeVar("T")
@@ -83,11 +84,15 @@ class _Condition:
 
 
 class Reader:
-    """Reads over one way to run scripts."""
+    """Reads over one way to run scripts.
 
-    def __init__(self, run: Run, offload: Offload) -> None:
+    :param unswept: what is in no answer.
+    """
+
+    def __init__(self, run: Run, offload: Offload, unswept: Unswept) -> None:
         self._run = run
         self._offload = offload
+        self._unswept = unswept
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`; for filters with a condition."""
@@ -112,7 +117,9 @@ class Reader:
     async def count(self, wanted: Filter) -> int:
         """See :meth:`negd.interfaces.IEventStore.count`."""
         conditions = [] if wanted.ids is not None else _conditions(wanted)
-        if len(conditions) == 1 and wanted.authors is None and not wanted.tags:
+        if self._unswept:
+            found = len(await self.select(wanted))
+        elif len(conditions) == 1 and wanted.authors is None and not wanted.tags:
             bounds = Bounds(wanted.since, wanted.until)
             found = (await self._measured(conditions[0], bounds)).size  # of disjoint lists
         else:
@@ -126,6 +133,8 @@ class Reader:
             piece = ids[at : at + _FETCH]
             reply = await self._run("fetch", *piece)
             found.update((i, json) for i, json in zip(piece, reply, strict=True) if json)
+        for event_id in self._unswept.ids.intersection(found):
+            del found[event_id]
         return found
 
     async def known(self, ids: Sequence[bytes]) -> set[bytes]:
@@ -133,7 +142,8 @@ class Reader:
         if not ids:
             return set()
         (flags,) = await self._run("known", *ids)
-        return {event_id for event_id, flag in zip(ids, flags, strict=True) if flag == ord("1")}
+        held = {event_id for event_id, flag in zip(ids, flags, strict=True) if flag == ord("1")}
+        return held - self._unswept.ids
 
     # --- filters --------------------------------------------------------------------------------
 
@@ -227,7 +237,8 @@ class Reader:
             pieces.append(reply[1])
         total = sum(map(len, pieces)) // MEMBER_SIZE
         several = len(condition.lists) > 1
-        return await self._maybe_offload(total, _records, pieces, condition.kinds, several)
+        gone = self._unswept.records
+        return await self._maybe_offload(total, _records, pieces, condition.kinds, several, gone)
 
     async def _to_set(self, records: Records) -> RecordSet:
         return await self._maybe_offload(len(records), to_set, records)
@@ -251,10 +262,13 @@ def _conditions(wanted: Filter) -> list[_Condition]:
     return found
 
 
-def _records(pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bool) -> Records:
+def _records(
+    pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bool, gone: Records
+) -> Records:
     """The records of members, sorted and each once.
 
     :param several: whether the members are of more than one list.
+    :param gone: what is left out.
     """
     rows = np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, MEMBER_SIZE)
     if kinds is not None:
@@ -263,4 +277,4 @@ def _records(pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bo
     if not len(rows):
         return EMPTY
     records = np.ascontiguousarray(rows[:, :RECORD_SIZE]).reshape(-1).view(KEY)
-    return np.unique(records) if several else records
+    return difference(np.unique(records) if several else records, gone)

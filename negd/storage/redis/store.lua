@@ -61,6 +61,12 @@ local function held(id)
   return value and parse(value), value
 end
 
+-- The event of that id and its value; nothing where there is none, or one that cannot be read.
+local function sound(id)
+  local parsed, e, value = pcall(held, id)
+  if parsed then return e, value end
+end
+
 -- The lists that an event's member is in, without the prefix.
 local function lists(e)
   local found = {'k:' .. string.sub(e.member, 41), 'a:' .. e.author}
@@ -89,14 +95,15 @@ function commands.head()
   return {head()}
 end
 
-local function first_expiry()
-  local first = call('ZRANGEBYLEX', prefix .. 'expiry', '-', '+', 'LIMIT', 0, 1)[1] or ''
+-- The second at which something expires first, within a lower bound; nothing for never.
+local function first_expiry(low)
+  local first = call('ZRANGEBYLEX', prefix .. 'expiry', low, '+', 'LIMIT', 0, 1)[1] or ''
   return string.sub(first, 1, 8)
 end
 
 -- [] -> id of the feed's last entry, second at which something expires first or nothing, kinds
 function commands.state()
-  return {head(), first_expiry(), table.concat(call('SMEMBERS', prefix .. 'kinds'))}
+  return {head(), first_expiry('-'), table.concat(call('SMEMBERS', prefix .. 'kinds'))}
 end
 
 -- Changing --------------------------------------------------------------------------------------
@@ -232,11 +239,29 @@ function commands.sweep(argv)
     remove(string.sub(member, 9))
     call('ZREM', prefix .. 'expiry', member)
   end
-  return {publish(argv[2]), first_expiry()}
+  return {publish(argv[2]), first_expiry('-')}
 end
 
 -- Reading ---------------------------------------------------------------------------------------
 -- Bounds are written as ZRANGEBYLEX wants them.
+
+-- [the second after now (8 bytes), lower bound, events at most, bytes of events at which to stop]
+-- -> the last member of expiry that was seen or nothing, second at which something expires after
+-- now or nothing, the records of what has expired
+function commands.expired(argv)
+  local last, records, room = '', {}, tonumber(argv[4])
+  local range = {prefix .. 'expiry', argv[2], '(' .. argv[1], 'LIMIT', 0, argv[3]}
+  for _, member in ipairs(call('ZRANGEBYLEX', unpack(range))) do
+    last = member
+    local e, value = sound(string.sub(member, 9))
+    if e then
+      records[#records + 1] = e.record
+      room = room - #value
+      if room <= 0 then break end
+    end
+  end
+  return {last, first_expiry('[' .. argv[1]), table.concat(records)}
+end
 
 -- [members at most, upper bound, lower bound in the first list, in the others, lists...]
 -- -> how many lists were read to their end, the members
@@ -297,12 +322,6 @@ end
 
 -- Verifying and repairing -----------------------------------------------------------------------
 -- Where a command has a room, that is the bytes of feed to keep; nothing for a look only.
-
--- The event of that id; nothing where there is none, or one that cannot be read.
-local function sound(id)
-  local parsed, e = pcall(held, id)
-  return parsed and e
-end
 
 -- Whether all that a deletion asks for is remembered, as far as it matters.
 local function remembered(deletion)
