@@ -252,6 +252,37 @@ def test_feed_keeps_to_its_room(reactor: OwnReactor, server: RedisServer) -> Non
         assert server.command("LLEN", "{negd}:feed-sizes") == b":%d" % length
 
 
+@needs_server
+def test_large_events_come_in_pieces(
+    reactor: OwnReactor, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reply holds much more than a megabyte of them, whatever is asked."""
+    events = [note(NOW - n, content=f"{n} " + "x" * 400_000) for n in range(30)]
+    ids = [event.id_bytes for event in events]
+    replies: list[int] = []
+    run = Link.run
+
+    def noted(link: Link, command: str, *arguments: object) -> Deferred[list[bytes]]:
+        def note_size(reply: list[bytes]) -> list[bytes]:
+            replies.append(sum(map(len, reply)))
+            return reply
+
+        return run(link, command, *arguments).addCallback(note_size)
+
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        monkeypatch.setattr(Link, "run", noted)
+        page = reactor.wait(one.store.query(EVERYTHING))
+        assert (len(page.events), page.last) == (3, events[2].record)
+        held = reactor.wait(one.store.fetch([bytes(32), *ids, bytes(32)]))
+        assert list(held) == ids
+        tagless = Filter.build(ids=ids, tags={"t": ["x"]})
+        assert one.ids(Filter.build(ids=ids)) == set(ids) and one.ids(tagless) == set()
+        assert reactor.wait(one.store.query(Filter.build(ids=ids))).last == events[2].record
+        one.assert_sound()
+    assert 1_000_000 < max(replies) < 4_000_000
+
+
 # --- leases -------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,8 @@ T = TypeVar("T")
 _PIECE = 4000
 """Members in one reply: a few milliseconds of the server's time."""
 
-_FETCH = 500
-"""Events asked for at a time."""
+_FETCH, _FETCH_BYTES = 500, 1_000_000
+"""Events asked for at a time, and bytes of their JSON at which a reply, and a page, ends."""
 
 _CHECKS = 20
 """To look at an event costs about as much as to read that many members of a list."""
@@ -110,9 +110,14 @@ class Reader:
 
     async def page_of(self, records: Sequence[bytes], size: int) -> Page:
         """The page of these records; one beyond ``size`` says that there are more."""
-        found = await self.fetch([record[8:] for record in records[:size]])
-        last = records[size - 1] if len(records) > size else None
-        return Page(list(found.values()), last)
+        events: list[bytes] = []
+        done, room = 0, _FETCH_BYTES
+        async for piece, found in self.pieces([record[8:] for record in records[:size]]):
+            events += found.values()
+            done, room = done + piece, room - sum(map(len, found.values()))
+            if room <= 0:
+                break
+        return Page(events, records[done - 1] if done < len(records) else None)
 
     async def count(self, wanted: Filter) -> int:
         """See :meth:`negd.interfaces.IEventStore.count`."""
@@ -129,13 +134,20 @@ class Reader:
     async def fetch(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """The JSON of those that are held, in the order of ``ids``."""
         found: dict[bytes, bytes] = {}
-        for at in range(0, len(ids), _FETCH):
-            piece = ids[at : at + _FETCH]
-            reply = await self._run("fetch", *piece)
-            found.update((i, json) for i, json in zip(piece, reply, strict=True) if json)
-        for event_id in self._unswept.ids.intersection(found):
-            del found[event_id]
+        async for _, piece in self.pieces(ids):
+            found |= piece
         return found
+
+    async def pieces(self, ids: Sequence[bytes]) -> AsyncIterator[tuple[int, dict[bytes, bytes]]]:
+        """The same in pieces of about a megabyte: of how many more ids, and their JSON."""
+        at = 0
+        while at < len(ids):
+            asked = ids[at : at + _FETCH]
+            reply = await self._run("fetch", _FETCH_BYTES, *asked)
+            pairs = zip(asked, reply, strict=False)
+            gone = self._unswept.ids
+            yield len(reply), {i: json for i, json in pairs if json and i not in gone}
+            at += len(reply)
 
     async def known(self, ids: Sequence[bytes]) -> set[bytes]:
         """See :meth:`negd.interfaces.IEventStore.known`."""
@@ -163,13 +175,19 @@ class Reader:
         return await self._checked(found, wanted) if to_check else found
 
     async def _select_ids(self, wanted: Filter) -> Records:
-        events = map(decode, (await self.fetch(wanted.ids or ())).values())
-        return np.sort(np.array([e.record for e in events if wanted.matches(e)], KEY))
+        return np.sort(np.array(await self._matching(wanted.ids or (), wanted), KEY))
 
     async def _checked(self, records: Records, wanted: Filter) -> Records:
-        held = await self.fetch([record[8:] for record in as_list(records)])
-        matching = [e.record for e in map(decode, held.values()) if wanted.matches(e)]
-        return np.array(matching, KEY)
+        ids = [record[8:] for record in as_list(records)]
+        return np.array(await self._matching(ids, wanted), KEY)
+
+    async def _matching(self, ids: Sequence[bytes], wanted: Filter) -> list[bytes]:
+        """The records of those events that match."""
+        matching: list[bytes] = []
+        async for _, found in self.pieces(ids):
+            events = map(decode, found.values())
+            matching += [event.record for event in events if wanted.matches(event)]
+        return matching
 
     async def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""

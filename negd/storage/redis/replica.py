@@ -33,9 +33,6 @@ _UNMERGED = 2000
 _LOADS = 3
 """Loads in a row after which a feed that still has a gap is left alone for a while."""
 
-_TOLD = 500
-"""Missed events fetched at a time."""
-
 NEVER = float("inf")
 
 
@@ -128,9 +125,8 @@ class Replica:
         self.generation += 1
         if seen:
             missed = await self._offload(_missed, loaded, before)
-            for at in range(0, len(missed), _TOLD):
-                ids = [record[8:] for record in missed[at : at + _TOLD]]
-                for json in (await reader.fetch(ids)).values():
+            async for _, found in reader.pieces([record[8:] for record in missed]):
+                for json in found.values():
                     self._told(json)
 
     # --- staying up -----------------------------------------------------------------------------

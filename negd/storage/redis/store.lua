@@ -298,12 +298,14 @@ function commands.reach(argv)
   return {table.concat(seconds)}
 end
 
--- [ids...] -> the JSON of each event, or nothing
+-- [bytes of events at which to stop, ids...] -> the JSON of each event, or nothing
 function commands.fetch(argv)
-  local found = {}
-  for at, id in ipairs(argv) do
-    local e, value = held(id)
-    found[at] = e and string.sub(value, e.json_at) or ''
+  local room, found = tonumber(argv[1]), {}
+  for at = 2, #argv do
+    local e, value = held(argv[at])
+    local json = e and string.sub(value, e.json_at) or ''
+    found[at - 1], room = json, room - #json
+    if room <= 0 then break end
   end
   return found
 end
