@@ -438,6 +438,36 @@ def test_full_memory_refuses_writes_and_loses_nothing(
 
 
 @needs_server
+def test_full_memory_is_not_outgrown_by_what_begins_with_a_removal(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    first = note(kind=0, content="first")
+    passing = note(content="passing", tags=[["expiration", str(NOW + 5)]])
+    clock = StandingClock()
+    entry = {bytes(32): LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0)}
+    entries = {bytes([n]) * 32: LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0) for n in range(9)}
+    with opened(reactor, server, clock=clock) as one:
+        one.ingest(first, passing)
+        book = one.storage.book
+        reactor.wait(book.write_ledger("wss://a.example", entry, []))
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        later = [note(NOW + 1, content=str(n)) for n in range(20)]
+        for events in ([note(NOW + 1, kind=0), *later], [note(NOW + 1, kind=5), *later]):
+            with pytest.raises(StorageError, match="OOM"):
+                one.ingest(*events)
+        with pytest.raises(StorageError, match="OOM"):
+            reactor.wait(book.write_ledger("wss://a.example", entries, []))
+        assert one.ids() == {first.id_bytes, passing.id_bytes}
+
+        clock.rightNow = NOW + 5
+        assert one.ids() == {first.id_bytes}
+        assert server.command("HLEN", "{negd}:events") == b":1", "what gives room is allowed"
+        reactor.wait(book.write_ledger("wss://a.example", {}, [*entry]))
+        assert reactor.wait(book.residues("wss://a.example")) == {}
+        one.assert_sound()
+
+
+@needs_server
 def test_nodes_connect_and_start_while_memory_is_full(
     reactor: OwnReactor, server: RedisServer
 ) -> None:

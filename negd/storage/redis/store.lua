@@ -131,6 +131,14 @@ local function publish(room, always)
   return id
 end
 
+local asked = false
+
+-- Have the server refuse now where it has no memory: it allows removals, and then all that follows.
+local function ask_for_room()
+  if not asked then call('HINCRBY', prefix .. 'meta', 'held', 0) end
+  asked = true
+end
+
 local function remove(id)
   local e = held(id)
   if not e then return end
@@ -209,6 +217,7 @@ local function take(e, value, now)
   if holder then
     if string.sub(holder, 1, 40) == e.record then return 'd' end
     if not replaces(e, holder, now) then return 'r' end
+    ask_for_room()
     remove(string.sub(holder, 9, 40))
   end
   if not insert(e, value) then return 'd' end
@@ -570,6 +579,7 @@ end
 -- residue, entry; settled ids...] -> nothing
 function commands.write_ledger(argv)
   local url, residues, most, settled_at = argv[1], argv[2], argv[3], 5 + 4 * argv[4]
+  if settled_at > 5 then ask_for_room() end
   for at = 5, settled_at - 1, 4 do
     local id, time, residue, entry = argv[at], argv[at + 1], argv[at + 2], argv[at + 3]
     drop(url, id)
