@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from negd.errors import StorageError
@@ -72,9 +73,11 @@ def opened(
     options: str = "",
     read_only: bool = False,
     feed_room: int = FEED_ROOM,
+    clock: IReactorTime | None = None,
 ) -> Iterator[Node]:
     address = parse_address(f"127.0.0.1:{server.port}{options}")
-    storage = reactor.wait(RedisStorage.open(address, reactor, read_only, feed_room=feed_room))
+    opening = RedisStorage.open(address, reactor, read_only, clock=clock, feed_room=feed_room)
+    storage = reactor.wait(opening)
     try:
         yield Node(reactor, storage)
     finally:

@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 
 from negd.errors import ConfigError, StorageError
 from negd.interfaces import ILeases, LedgerEntry, Outcome, PeerState, Residue
-from negd.nostr.event import Event
+from negd.nostr.event import Event, decode
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage import open_store
 from negd.storage.redis.address import ServerAddress, parse_address
@@ -252,6 +252,37 @@ def test_feed_keeps_to_its_room(reactor: OwnReactor, server: RedisServer) -> Non
         assert server.command("LLEN", "{negd}:feed-sizes") == b":%d" % length
 
 
+@needs_server
+def test_large_events_come_in_pieces(
+    reactor: OwnReactor, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reply holds much more than a megabyte of them, whatever is asked."""
+    events = [note(NOW - n, content=f"{n} " + "x" * 400_000) for n in range(30)]
+    ids = [event.id_bytes for event in events]
+    replies: list[int] = []
+    run = Link.run
+
+    def noted(link: Link, command: str, *arguments: object) -> Deferred[list[bytes]]:
+        def note_size(reply: list[bytes]) -> list[bytes]:
+            replies.append(sum(map(len, reply)))
+            return reply
+
+        return run(link, command, *arguments).addCallback(note_size)
+
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        monkeypatch.setattr(Link, "run", noted)
+        page = reactor.wait(one.store.query(EVERYTHING))
+        assert (len(page.events), page.last) == (3, events[2].record)
+        held = reactor.wait(one.store.fetch([bytes(32), *ids, bytes(32)]))
+        assert list(held) == ids
+        tagless = Filter.build(ids=ids, tags={"t": ["x"]})
+        assert one.ids(Filter.build(ids=ids)) == set(ids) and one.ids(tagless) == set()
+        assert reactor.wait(one.store.query(Filter.build(ids=ids))).last == events[2].record
+        one.assert_sound()
+    assert 1_000_000 < max(replies) < 4_000_000
+
+
 # --- leases -------------------------------------------------------------------------------------
 
 
@@ -406,6 +437,121 @@ def test_full_memory_refuses_writes_and_loses_nothing(
         one.assert_sound()
 
 
+@needs_server
+def test_full_memory_is_not_outgrown_by_what_begins_with_a_removal(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    first = note(kind=0, content="first")
+    passing = note(content="passing", tags=[["expiration", str(NOW + 5)]])
+    clock = StandingClock()
+    entry = {bytes(32): LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0)}
+    entries = {bytes([n]) * 32: LedgerEntry(Residue.UNFETCHABLE, "", 1, 1.0) for n in range(9)}
+    with opened(reactor, server, clock=clock) as one:
+        one.ingest(first, passing)
+        book = one.storage.book
+        reactor.wait(book.write_ledger("wss://a.example", entry, []))
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        later = [note(NOW + 1, content=str(n)) for n in range(20)]
+        for events in ([note(NOW + 1, kind=0), *later], [note(NOW + 1, kind=5), *later]):
+            with pytest.raises(StorageError, match="OOM"):
+                one.ingest(*events)
+        with pytest.raises(StorageError, match="OOM"):
+            reactor.wait(book.write_ledger("wss://a.example", entries, []))
+        assert one.ids() == {first.id_bytes, passing.id_bytes}
+
+        clock.rightNow = NOW + 5
+        assert one.ids() == {first.id_bytes}
+        assert server.command("HLEN", "{negd}:events") == b":1", "what gives room is allowed"
+        reactor.wait(book.write_ledger("wss://a.example", {}, [*entry]))
+        assert reactor.wait(book.residues("wss://a.example")) == {}
+        one.assert_sound()
+
+
+@needs_server
+def test_nodes_connect_and_start_while_memory_is_full(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    event = note()
+    with opened(reactor, server) as one:
+        one.ingest(event)
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        server.command("CLIENT", "KILL", "TYPE", "normal")
+        one.until(lambda: complaint(one) != "")
+        one.until_known(event)
+        with opened(reactor, server) as other:
+            assert other.ids() == other.ids(Filter.build(kinds=[1])) == {event.id_bytes}
+            with pytest.raises(StorageError, match="OOM"):
+                other.ingest(note(content="no room"))
+        fresh = pytest.raises(StorageError, match="OOM")
+        with fresh, opened(reactor, server, ":prefix=new"):
+            pass
+
+
+@needs_server
+def test_full_disk_leaves_expired_events_out_of_answers(
+    reactor: OwnReactor, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("negd.storage.redis.store._SWEEP", 2)
+    monkeypatch.setattr("negd.storage.redis.store._SWEEP_BYTES", 1)
+    kept = note(tags=[["t", "x"]])
+    going = [
+        note(content=str(n), tags=[["t", "x"], ["expiration", str(NOW + 5 + n // 3)]])
+        for n in range(6)
+    ]
+    clock = StandingClock()
+    with opened(reactor, server, clock=clock) as one:
+        one.ingest(kept, *going)
+        refuse_writes(server)
+        with pytest.raises(StorageError, match="MISCONF"):
+            one.ingest(note(content="no"))
+        everyone = {event.id_bytes for event in (kept, *going)}
+        assert one.ids() == everyone
+
+        for second, left in ((5, going[3:]), (6, [])):
+            before = one.store.generation
+            clock.rightNow = NOW + second
+            assert one.store.generation > before
+            assert_left(one, kept, left, everyone)
+            with opened(reactor, server, clock=clock) as new:
+                assert_left(new, kept, left, everyone)
+        told: list[Event] = []
+        one.store.watch(EVERYTHING, lambda event, json: told.append(event))
+        take_writes(server)
+        server.command("DEL", "{negd}:feed", "{negd}:feed-sizes")  # the node loads everything anew
+        server.command("HSET", "{negd}:meta", "head", "1-0", "held", "0")
+        refuse_writes(server)
+        server.command("CLIENT", "KILL", "TYPE", "normal")
+        one.until(lambda: complaint(one) != "")
+        one.until(lambda: complaint(one) == "")
+        assert_left(one, kept, [], everyone)
+        assert told == []
+
+        take_writes(server)
+        clock.advance(1.5)
+        one.until(lambda: server.command("HLEN", "{negd}:events") == b":1")
+        assert_left(one, kept, [], everyone)
+        assert not one.store._unswept
+        assert one.ingest(note(content="later")) == [Outcome.STORED]
+        one.assert_sound()
+
+
+@needs_server
+def test_no_more_is_left_out_of_answers_than_there_is_room_for(
+    reactor: OwnReactor, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("negd.storage.redis.store.MOST", 2)
+    clock = StandingClock()
+    with opened(reactor, server, clock=clock) as one:
+        one.ingest(*(note(content=str(n), tags=[["expiration", str(NOW + 5)]]) for n in range(2)))
+        refuse_writes(server)
+        clock.rightNow = NOW + 5
+        for _ in range(2):
+            with pytest.raises(StorageError, match=r"MISCONF.*; 2 expired events and more wait"):
+                one.ids()
+        take_writes(server)
+        assert one.ids() == set()
+
+
 # --- servers that say no ------------------------------------------------------------------------
 
 
@@ -554,6 +700,57 @@ def test_whatever_fails_while_connecting_is_tried_again(
         secret.write_bytes(b"")
         server.start()
         one.until_known(event)
+
+
+class StandingClock(Clock):
+    """Time stands still, at ``NOW`` first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rightNow = NOW
+
+
+def refuse_writes(server: RedisServer) -> None:
+    """Have the server answer writes ``MISCONF``, as it does when its disk is full."""
+    (server.folder / "dump.rdb" / "in-the-way").mkdir(parents=True, exist_ok=True)
+    server.command("CONFIG", "SET", "save", "3600 1000000")
+    server.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "yes")
+    server.command("BGSAVE")
+    deadline = time.monotonic() + 20
+    while server.command("SET", "x", "x") == b"+OK":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def take_writes(server: RedisServer) -> None:
+    """End that."""
+    server.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
+
+
+def assert_left(node: Node, kept: Event, left: list[Event], everyone: set[bytes]) -> None:
+    """Every way of reading agrees on what there is."""
+    there = {kept.id_bytes, *(event.id_bytes for event in left)}
+    wait, store = node.reactor.wait, node.store
+    ids = sorted(everyone)
+    for wanted in (
+        EVERYTHING,
+        Filter.build(since=1),
+        Filter.build(kinds=[1]),
+        Filter.build(kinds=[1, 2]),
+        Filter.build(kinds=[1], tags={"t": ["x"]}),
+        Filter.build(ids=ids),
+        Filter.build(kinds=[1], limit=50),
+    ):
+        assert node.ids(wanted) == there
+        assert wait(store.count(wanted)) == len(there)
+        listed, last, more = [], None, True
+        while more:
+            page = wait(store.query(wanted, last, 2))
+            listed += [decode(json).id_bytes for json in page.events]
+            last, more = page.last, page.last is not None
+        assert sorted(listed) == sorted(there)
+    assert set(wait(store.fetch(ids))) == wait(store.known(ids)) == there
+    assert wait(store.statistics()).events == len(there)
 
 
 def complaint(node: Node) -> str:

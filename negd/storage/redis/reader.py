@@ -18,7 +18,8 @@ from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.order import newest_first
-from negd.storage.postings import EMPTY, KEY, Records, as_list, intersection, to_set
+from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, intersection, to_set
+from negd.storage.redis.unswept import Unswept
 from negd.storage.redis.values import MEMBER_SIZE, author_list, kind_list, number, tag_list
 
 T = TypeVar("T")
@@ -26,8 +27,8 @@ T = TypeVar("T")
 _PIECE = 4000
 """Members in one reply: a few milliseconds of the server's time."""
 
-_FETCH = 500
-"""Events asked for at a time."""
+_FETCH, _FETCH_BYTES = 500, 1_000_000
+"""Events asked for at a time, and bytes of their JSON at which a reply, and a page, ends."""
 
 _CHECKS = 20
 """To look at an event costs about as much as to read that many members of a list."""
@@ -83,11 +84,15 @@ class _Condition:
 
 
 class Reader:
-    """Reads over one way to run scripts."""
+    """Reads over one way to run scripts.
 
-    def __init__(self, run: Run, offload: Offload) -> None:
+    :param unswept: what is in no answer.
+    """
+
+    def __init__(self, run: Run, offload: Offload, unswept: Unswept) -> None:
         self._run = run
         self._offload = offload
+        self._unswept = unswept
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`; for filters with a condition."""
@@ -105,14 +110,21 @@ class Reader:
 
     async def page_of(self, records: Sequence[bytes], size: int) -> Page:
         """The page of these records; one beyond ``size`` says that there are more."""
-        found = await self.fetch([record[8:] for record in records[:size]])
-        last = records[size - 1] if len(records) > size else None
-        return Page(list(found.values()), last)
+        events: list[bytes] = []
+        done, room = 0, _FETCH_BYTES
+        async for piece, found in self.pieces([record[8:] for record in records[:size]]):
+            events += found.values()
+            done, room = done + piece, room - sum(map(len, found.values()))
+            if room <= 0:
+                break
+        return Page(events, records[done - 1] if done < len(records) else None)
 
     async def count(self, wanted: Filter) -> int:
         """See :meth:`negd.interfaces.IEventStore.count`."""
         conditions = [] if wanted.ids is not None else _conditions(wanted)
-        if len(conditions) == 1 and wanted.authors is None and not wanted.tags:
+        if self._unswept:
+            found = len(await self.select(wanted))
+        elif len(conditions) == 1 and wanted.authors is None and not wanted.tags:
             bounds = Bounds(wanted.since, wanted.until)
             found = (await self._measured(conditions[0], bounds)).size  # of disjoint lists
         else:
@@ -122,18 +134,28 @@ class Reader:
     async def fetch(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """The JSON of those that are held, in the order of ``ids``."""
         found: dict[bytes, bytes] = {}
-        for at in range(0, len(ids), _FETCH):
-            piece = ids[at : at + _FETCH]
-            reply = await self._run("fetch", *piece)
-            found.update((i, json) for i, json in zip(piece, reply, strict=True) if json)
+        async for _, piece in self.pieces(ids):
+            found |= piece
         return found
+
+    async def pieces(self, ids: Sequence[bytes]) -> AsyncIterator[tuple[int, dict[bytes, bytes]]]:
+        """The same in pieces of about a megabyte: of how many more ids, and their JSON."""
+        at = 0
+        while at < len(ids):
+            asked = ids[at : at + _FETCH]
+            reply = await self._run("fetch", _FETCH_BYTES, *asked)
+            pairs = zip(asked, reply, strict=False)
+            gone = self._unswept.ids
+            yield len(reply), {i: json for i, json in pairs if json and i not in gone}
+            at += len(reply)
 
     async def known(self, ids: Sequence[bytes]) -> set[bytes]:
         """See :meth:`negd.interfaces.IEventStore.known`."""
         if not ids:
             return set()
         (flags,) = await self._run("known", *ids)
-        return {event_id for event_id, flag in zip(ids, flags, strict=True) if flag == ord("1")}
+        held = {event_id for event_id, flag in zip(ids, flags, strict=True) if flag == ord("1")}
+        return held - self._unswept.ids
 
     # --- filters --------------------------------------------------------------------------------
 
@@ -153,13 +175,19 @@ class Reader:
         return await self._checked(found, wanted) if to_check else found
 
     async def _select_ids(self, wanted: Filter) -> Records:
-        events = map(decode, (await self.fetch(wanted.ids or ())).values())
-        return np.sort(np.array([e.record for e in events if wanted.matches(e)], KEY))
+        return np.sort(np.array(await self._matching(wanted.ids or (), wanted), KEY))
 
     async def _checked(self, records: Records, wanted: Filter) -> Records:
-        held = await self.fetch([record[8:] for record in as_list(records)])
-        matching = [e.record for e in map(decode, held.values()) if wanted.matches(e)]
-        return np.array(matching, KEY)
+        ids = [record[8:] for record in as_list(records)]
+        return np.array(await self._matching(ids, wanted), KEY)
+
+    async def _matching(self, ids: Sequence[bytes], wanted: Filter) -> list[bytes]:
+        """The records of those events that match."""
+        matching: list[bytes] = []
+        async for _, found in self.pieces(ids):
+            events = map(decode, found.values())
+            matching += [event.record for event in events if wanted.matches(event)]
+        return matching
 
     async def listing(self, wanted: Filter, after: bytes | None, most: int) -> list[bytes]:
         """Up to ``most`` matching records, newest first, after a record."""
@@ -227,7 +255,8 @@ class Reader:
             pieces.append(reply[1])
         total = sum(map(len, pieces)) // MEMBER_SIZE
         several = len(condition.lists) > 1
-        return await self._maybe_offload(total, _records, pieces, condition.kinds, several)
+        gone = self._unswept.records
+        return await self._maybe_offload(total, _records, pieces, condition.kinds, several, gone)
 
     async def _to_set(self, records: Records) -> RecordSet:
         return await self._maybe_offload(len(records), to_set, records)
@@ -251,10 +280,13 @@ def _conditions(wanted: Filter) -> list[_Condition]:
     return found
 
 
-def _records(pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bool) -> Records:
+def _records(
+    pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bool, gone: Records
+) -> Records:
     """The records of members, sorted and each once.
 
     :param several: whether the members are of more than one list.
+    :param gone: what is left out.
     """
     rows = np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, MEMBER_SIZE)
     if kinds is not None:
@@ -263,4 +295,4 @@ def _records(pieces: Iterable[bytes], kinds: tuple[int, ...] | None, several: bo
     if not len(rows):
         return EMPTY
     records = np.ascontiguousarray(rows[:, :RECORD_SIZE]).reshape(-1).view(KEY)
-    return np.unique(records) if several else records
+    return difference(np.unique(records) if several else records, gone)

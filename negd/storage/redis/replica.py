@@ -18,6 +18,7 @@ from negd.storage.postings import KEY, Records, as_list, difference
 from negd.storage.redis.frames import frames
 from negd.storage.redis.link import REPLY_WITHIN, Link
 from negd.storage.redis.reader import Offload, Reader
+from negd.storage.redis.unswept import Unswept
 from negd.storage.shared import Shared
 
 _BLOCK = 2.0
@@ -32,9 +33,6 @@ _UNMERGED = 2000
 _LOADS = 3
 """Loads in a row after which a feed that still has a gap is left alone for a while."""
 
-_TOLD = 500
-"""Missed events fetched at a time."""
-
 NEVER = float("inf")
 
 
@@ -42,15 +40,17 @@ class Replica:
     """The records of all stored events, as far as the feed was read.
 
     :param told: called with the JSON of every event that comes in, in order.
+    :param unswept: what is not to be among the records.
     :ivar generation: grows with every change of the records.
     :ivar expiry: not after the second at which something expires first.
     """
 
-    def __init__(self, told: Callable[[bytes], None], offload: Offload) -> None:
+    def __init__(self, told: Callable[[bytes], None], offload: Offload, unswept: Unswept) -> None:
         self.generation = 0
         self.expiry = NEVER
         self._told = told
         self._offload = offload
+        self._unswept = unswept
         self._records = RecordSet.EMPTY
         self._changes: dict[bytes, bool] = {}
         self._merging: dict[bytes, bool] = {}
@@ -77,6 +77,10 @@ class Replica:
             self._merging = {}
         if self._records is before:  # or else all was loaded meanwhile
             self._records = merged
+
+    def leave_out(self, records: list[bytes]) -> None:
+        """Have no such records, though the feed has not said that they are gone."""
+        self._changes.update(dict.fromkeys(records, False))
 
     async def reached(self, position: bytes) -> None:
         """Return once the feed was read up to an entry, or is not being read any more."""
@@ -112,7 +116,7 @@ class Replica:
 
     async def _load(self, link: Link) -> None:
         """Take everything from the lists; watchers are told of what came in unseen."""
-        reader = Reader(link.run, self._offload)
+        reader = Reader(link.run, self._offload, self._unswept)
         head, expiry, kinds = await link.run("state")
         loaded = await reader.everything(kinds)
         before, seen = await self.records(), self._position is not None
@@ -121,9 +125,8 @@ class Replica:
         self.generation += 1
         if seen:
             missed = await self._offload(_missed, loaded, before)
-            for at in range(0, len(missed), _TOLD):
-                ids = [record[8:] for record in missed[at : at + _TOLD]]
-                for json in (await reader.fetch(ids)).values():
+            async for _, found in reader.pieces([record[8:] for record in missed]):
+                for json in found.values():
                     self._told(json)
 
     # --- staying up -----------------------------------------------------------------------------
@@ -163,8 +166,8 @@ class Replica:
             self._position = position
             if new or gone:
                 self.generation += 1
-                self._changes.update(dict.fromkeys(_split(gone), False))
-                self._changes.update(dict.fromkeys(_split(new), True))
+                self._changes.update(dict.fromkeys(split(gone), False))
+                self._changes.update(dict.fromkeys(split(new), True))
             if expiry:
                 self.expiry = min(self.expiry, int.from_bytes(expiry, "big"))
             for json in told:
@@ -187,7 +190,8 @@ def _order(position: bytes | None) -> tuple[int, ...]:
     return tuple(map(int, (position or b"0-0").split(b"-")))
 
 
-def _split(records: bytes) -> list[bytes]:
+def split(records: bytes) -> list[bytes]:
+    """Records one by one."""
     return [records[at : at + RECORD_SIZE] for at in range(0, len(records), RECORD_SIZE)]
 
 

@@ -61,6 +61,12 @@ local function held(id)
   return value and parse(value), value
 end
 
+-- The event of that id and its value; nothing where there is none, or one that cannot be read.
+local function sound(id)
+  local parsed, e, value = pcall(held, id)
+  if parsed then return e, value end
+end
+
 -- The lists that an event's member is in, without the prefix.
 local function lists(e)
   local found = {'k:' .. string.sub(e.member, 41), 'a:' .. e.author}
@@ -72,8 +78,12 @@ end
 
 -- [schema to begin with, or nothing] -> the store's schema, or nothing
 function commands.open(argv)
-  if argv[1] ~= '' then call('HSETNX', prefix .. 'meta', 'schema', argv[1]) end
-  return {call('HGET', prefix .. 'meta', 'schema') or ''}
+  local schema = call('HGET', prefix .. 'meta', 'schema')
+  if not schema and argv[1] ~= '' then  -- a server without room refuses any write, a vain one too
+    call('HSET', prefix .. 'meta', 'schema', argv[1])
+    schema = argv[1]
+  end
+  return {schema or ''}
 end
 
 local function head()
@@ -85,14 +95,15 @@ function commands.head()
   return {head()}
 end
 
-local function first_expiry()
-  local first = call('ZRANGEBYLEX', prefix .. 'expiry', '-', '+', 'LIMIT', 0, 1)[1] or ''
+-- The second at which something expires first, within a lower bound; nothing for never.
+local function first_expiry(low)
+  local first = call('ZRANGEBYLEX', prefix .. 'expiry', low, '+', 'LIMIT', 0, 1)[1] or ''
   return string.sub(first, 1, 8)
 end
 
 -- [] -> id of the feed's last entry, second at which something expires first or nothing, kinds
 function commands.state()
-  return {head(), first_expiry(), table.concat(call('SMEMBERS', prefix .. 'kinds'))}
+  return {head(), first_expiry('-'), table.concat(call('SMEMBERS', prefix .. 'kinds'))}
 end
 
 -- Changing --------------------------------------------------------------------------------------
@@ -118,6 +129,14 @@ local function publish(room, always)
   end
   if kept < entries then call('XTRIM', prefix .. 'feed', 'MAXLEN', kept) end
   return id
+end
+
+local asked = false
+
+-- Have the server refuse now where it has no memory: it allows removals, and then all that follows.
+local function ask_for_room()
+  if not asked then call('HINCRBY', prefix .. 'meta', 'held', 0) end
+  asked = true
 end
 
 local function remove(id)
@@ -198,6 +217,7 @@ local function take(e, value, now)
   if holder then
     if string.sub(holder, 1, 40) == e.record then return 'd' end
     if not replaces(e, holder, now) then return 'r' end
+    ask_for_room()
     remove(string.sub(holder, 9, 40))
   end
   if not insert(e, value) then return 'd' end
@@ -228,11 +248,29 @@ function commands.sweep(argv)
     remove(string.sub(member, 9))
     call('ZREM', prefix .. 'expiry', member)
   end
-  return {publish(argv[2]), first_expiry()}
+  return {publish(argv[2]), first_expiry('-')}
 end
 
 -- Reading ---------------------------------------------------------------------------------------
 -- Bounds are written as ZRANGEBYLEX wants them.
+
+-- [the second after now (8 bytes), lower bound, events at most, bytes of events at which to stop]
+-- -> the last member of expiry that was seen or nothing, second at which something expires after
+-- now or nothing, the records of what has expired
+function commands.expired(argv)
+  local last, records, room = '', {}, tonumber(argv[4])
+  local range = {prefix .. 'expiry', argv[2], '(' .. argv[1], 'LIMIT', 0, argv[3]}
+  for _, member in ipairs(call('ZRANGEBYLEX', unpack(range))) do
+    last = member
+    local e, value = sound(string.sub(member, 9))
+    if e then
+      records[#records + 1] = e.record
+      room = room - #value
+      if room <= 0 then break end
+    end
+  end
+  return {last, first_expiry('[' .. argv[1]), table.concat(records)}
+end
 
 -- [members at most, upper bound, lower bound in the first list, in the others, lists...]
 -- -> how many lists were read to their end, the members
@@ -269,12 +307,14 @@ function commands.reach(argv)
   return {table.concat(seconds)}
 end
 
--- [ids...] -> the JSON of each event, or nothing
+-- [bytes of events at which to stop, ids...] -> the JSON of each event, or nothing
 function commands.fetch(argv)
-  local found = {}
-  for at, id in ipairs(argv) do
-    local e, value = held(id)
-    found[at] = e and string.sub(value, e.json_at) or ''
+  local room, found = tonumber(argv[1]), {}
+  for at = 2, #argv do
+    local e, value = held(argv[at])
+    local json = e and string.sub(value, e.json_at) or ''
+    found[at - 1], room = json, room - #json
+    if room <= 0 then break end
   end
   return found
 end
@@ -293,12 +333,6 @@ end
 
 -- Verifying and repairing -----------------------------------------------------------------------
 -- Where a command has a room, that is the bytes of feed to keep; nothing for a look only.
-
--- The event of that id; nothing where there is none, or one that cannot be read.
-local function sound(id)
-  local parsed, e = pcall(held, id)
-  return parsed and e
-end
 
 -- Whether all that a deletion asks for is remembered, as far as it matters.
 local function remembered(deletion)
@@ -545,6 +579,7 @@ end
 -- residue, entry; settled ids...] -> nothing
 function commands.write_ledger(argv)
   local url, residues, most, settled_at = argv[1], argv[2], argv[3], 5 + 4 * argv[4]
+  if settled_at > 5 then ask_for_room() end
   for at = 5, settled_at - 1, 4 do
     local id, time, residue, entry = argv[at], argv[at + 1], argv[at + 2], argv[at + 3]
     drop(url, id)

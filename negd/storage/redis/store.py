@@ -40,12 +40,14 @@ from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.order import newest_first
 from negd.storage.redis.address import ServerAddress, parse_address
 from negd.storage.redis.book import RedisBook
-from negd.storage.redis.link import Link
+from negd.storage.redis.link import Link, Refused
 from negd.storage.redis.reader import Offload, Reader
-from negd.storage.redis.replica import NEVER, Replica
+from negd.storage.redis.replica import NEVER, Replica, split
 from negd.storage.redis.server import Server
+from negd.storage.redis.unswept import MOST, Unswept
 from negd.storage.redis.values import number, value_of
 from negd.storage.redis.verify import Mending, Verification
+from negd.storage.shared import Shared
 from negd.storage.watches import Watches
 
 log = Logger()
@@ -60,7 +62,10 @@ FEED_ROOM = 1 << 26
 """Bytes of feed that the server keeps for nodes that were away."""
 
 _SWEEP = 500
-"""Expired events that one script removes at most."""
+"""Expired events that one script removes, or looks for, at most."""
+
+_SWEEP_BYTES = 1 << 22
+"""Bytes of expired events at which a script looks for no more."""
 
 _SWEEP_EVERY = 1.0
 """Seconds between looks at what has expired, where nobody asks."""
@@ -162,10 +167,12 @@ class RedisStore:
         self._feed_room = feed_room
         self._offload: Offload = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         self._watches = Watches()
-        self._replica = Replica(self._tell, self._offload)
+        self._unswept = Unswept()
+        self._replica = Replica(self._tell, self._offload, self._unswept)
         self.server = Server(address, reactor, self._prepare, self._replica.follow)
-        self._reader = Reader(self.server.run, self._offload)
+        self._reader = Reader(self.server.run, self._offload, self._unswept)
         self._overdue = False
+        self._sweep = Shared(self._sweep_all)
         self._timer: IDelayedCall | None = None
 
     async def start(self) -> None:
@@ -265,23 +272,50 @@ class RedisStore:
             self._overdue = True
 
     async def _fresh(self) -> None:
-        """Return once nothing is left that has expired.
-
-        Several callers, and several nodes, may be at it: who comes late finds nothing to do.
-        """
+        """Return once nothing that has expired is in answers any more."""
         self._notice_expiry()
+        if self._overdue:
+            await self._sweep()
+
+    async def _sweep_all(self) -> None:
+        """Have the server remove what has expired; where it does not, leave that out of answers.
+
+        Several nodes may be at it: who comes late finds nothing to do.
+        """
         while self._overdue:
             now = int(self._clock.seconds())
             sweep = ("sweep", number(now + 1), self._feed_room, _SWEEP)
-            head, expiry = await self.server.run(*sweep)
-            await self._replica.reached(head)
-            following = int.from_bytes(expiry, "big") if expiry else NEVER
+            try:
+                head, expiry = await self.server.run(*sweep)
+            except Refused as refusal:
+                following = await self._leave_out(now, refusal)
+            else:
+                await self._replica.reached(head)
+                following = _second(expiry)
+                if following > now:
+                    self._unswept.clear()
             if following > now:
                 self._overdue = False
                 self._replica.expiry = min(self._replica.expiry, following)
 
+    async def _leave_out(self, now: int, refusal: Refused) -> float:
+        """Know what has expired and is not removed; the second at which something expires next."""
+        if not self._unswept:
+            log.warn("expired events cannot be removed, and are left out: {e}", e=refusal.text)
+        while len(self._unswept.ids) < MOST:
+            where = (number(now + 1), self._unswept.low, _SWEEP, _SWEEP_BYTES)
+            last, expiry, found = await self.server.run("expired", *where)
+            if not last:
+                return _second(expiry)
+            records = split(found)
+            self._unswept.add(records, last)
+            self._replica.leave_out(records)
+        raise StorageError(f"{refusal.text}; {MOST} expired events and more wait to be removed")
+
     def _tick(self) -> None:
         self._timer = self._clock.callLater(_SWEEP_EVERY, self._tick)
+        if self._unswept:
+            self._overdue = True  # perhaps writes are taken again
         Deferred.fromCoroutine(self._fresh()).addErrback(_note)
 
     # --- reading --------------------------------------------------------------------------------
@@ -331,7 +365,8 @@ class RedisStore:
         await self._fresh()
         (events,) = await self.server.run("count")
         told = await information(self.server.link)
-        return StoreStatistics(int(events), int(told.get("aof_current_size", 0)))
+        held = int(events) - len(self._unswept.ids)
+        return StoreStatistics(held, int(told.get("aof_current_size", 0)))
 
     async def verify(
         self, progress: Callable[[int, int], None], repair: bool = False
@@ -360,6 +395,10 @@ def _batches(values: list[bytes]) -> Iterator[list[bytes]]:
         size += len(value)
     if batch:
         yield batch
+
+
+def _second(told: bytes) -> float:
+    return int.from_bytes(told, "big") if told else NEVER
 
 
 def _note(failure: Failure) -> None:

@@ -20,6 +20,9 @@ from negd.storage.redis.values import json_in, number, value_of
 _PIECE = 200
 """Things looked at in one script."""
 
+_FIRST_PIECE, _PIECE_BYTES = 4, 2_000_000
+"""Events looked at in the first script, whose sizes are not known; bytes of them in the others."""
+
 _KEYS = 1000
 """Names of lists asked for at a time."""
 
@@ -87,14 +90,15 @@ class Verification:
 
     async def _events(self) -> None:
         total = int((await self._run("count"))[0])
-        cursor, more = _START, True
+        cursor, more, piece = _START, True, _FIRST_PIECE
         while more:
-            cursor, *found = await self._run("verify_events", cursor, _PIECE)
+            cursor, *found = await self._run("verify_events", cursor, piece)
             problems, mends = await self._offload(_look_at, found)
             self._report(problems)
             if self._mending and mends:
                 now = number(self._mending.now)
                 await self._run("mend_events", now, self._room, *mends)
+            piece = _next_piece(found[1::3])
             self._read += len(found) // 3
             self._progress(self._read, max(self._read, total))
             more = cursor != _START
@@ -132,6 +136,12 @@ class Verification:
         (known,) = await self._run("verify_feed", self._room)
         if known != b"1":
             self._report(["the feed does not know its last entry or its size"])
+
+
+def _next_piece(values: list[bytes]) -> int:
+    """How many events to look at, going by the sizes of the last ones."""
+    average = sum(map(len, values)) // (len(values) or 1)
+    return max(1, min(_PIECE, _PIECE_BYTES // (average or 1)))
 
 
 def _look_at(found: list[bytes]) -> tuple[list[str], list[bytes]]:
