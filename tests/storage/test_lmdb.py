@@ -15,6 +15,7 @@ from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from threading import Event as Flag
 from threading import Thread
+from typing import Any
 
 import lmdb
 import pytest
@@ -525,6 +526,53 @@ def test_what_waits_for_no_transaction_is_done_also_where_the_map_was_full(tmp_p
     clock.wait(stopped)
     environment.close()
     assert [done.result for done in results] == ["large", "alone", "alone too", "after"]
+
+
+def test_others_have_their_turn_while_events_of_many_tags_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_FULL", 50)
+    tags = [["t", str(n)] for n in range(500)]
+    events = [note(NOW - n, content=str(n), tags=tags) for n in range(9)]
+    events += [events[0], note(NOW - 9, content="y" * 2_000_000), note(kind=0)]
+    done: list[str] = []
+
+    def note_down(result: object, name: str) -> object:
+        done.append(name)
+        return result
+
+    with opened(tmp_path) as stand:
+        ingested: Deferred[Any] = Deferred.fromCoroutine(stand.events.ingest(events))
+        put = stand.book.put("wss://a.example", PeerState())
+        listed: Deferred[Any] = Deferred.fromCoroutine(put)
+        for work, name in ((ingested, "ingested"), (listed, "listed")):
+            work.addCallback(note_down, name)
+        verdicts: list[Verdict] = stand.wait(gatherResults([ingested, listed]))[0]
+        assert done == ["listed", "ingested"]
+        expected = [Outcome.STORED] * 9 + [Outcome.DUPLICATE] + [Outcome.STORED] * 2
+        assert [verdict.outcome for verdict in verdicts] == expected
+        stand.assert_sound()
+
+
+def test_expired_events_of_many_tags_are_removed_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_SWEEP", 50)
+    tags = [["expiration", str(NOW + 5)], *(["t", str(n)] for n in range(500))]
+    removed: list[int] = []
+    sweep = LmdbShelf.sweep
+
+    def counted(shelf: LmdbShelf, now: float, most: int) -> float:
+        following = sweep(shelf, now, most)
+        removed.append(len(shelf.changes.left))
+        return following
+
+    monkeypatch.setattr(LmdbShelf, "sweep", counted)
+    with opened(tmp_path) as stand:
+        stand.ingest(*(note(content=str(n), tags=tags) for n in range(5)))
+        stand.clock.advance(5)
+        assert stand.ids() == set()
+        assert removed == [2, 2, 1]
 
 
 def renew(environment: Environment) -> None:

@@ -35,7 +35,17 @@ _PLACE = 34
 """Bytes of an address before its identifier."""
 
 _DIGEST = 16
+
+_TAGS, _BYTES = 20, 1 << 14
+"""To write so many tags or bytes costs about as much as an event besides, or twice as much."""
+
 _VERDICTS = {outcome: Verdict(outcome) for outcome in Outcome}
+
+
+def weight_of(event: Event | Filing) -> int:
+    """How many usual events are as much to write."""
+    content = event.packed if isinstance(event, Filing) else event.content
+    return 1 + len(event.tags) // _TAGS + len(content) // _BYTES
 
 
 def kind_key(kind: int) -> bytes:
@@ -251,17 +261,17 @@ class LmdbShelf:
         return until is not None and record[:8] <= until
 
     def sweep(self, now: float, most: int) -> float:
-        """Remove up to ``most`` events that have expired.
+        """Remove events that have expired, until they have a weight of ``most``.
 
         :returns: the second at which the next one expires; infinity where none ever does.
         """
         expiry = self._databases.expiry
         cursor = self._txn.cursor(expiry)
-        for _ in range(most):
-            if not cursor.first() or int.from_bytes(cursor.key(), "big") > now:
-                break
+        weight = 0
+        while weight < most and cursor.first() and int.from_bytes(cursor.key(), "big") <= now:
             key, value = cursor.item()
             filing = self._filing(value[8:])
+            weight += 1 if filing is None else weight_of(filing)
             if filing is not None and filing.is_expired(now):
                 self.remove(filing)
             self._txn.delete(key, value, db=expiry)  # a wrong entry must not stop the sweep

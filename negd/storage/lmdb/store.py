@@ -60,7 +60,7 @@ from negd.storage.lmdb.salvage import salvage_folder, salvage_open
 from negd.storage.lmdb.shelf import LmdbShelf
 from negd.storage.lmdb.turns import Call, Turns
 from negd.storage.lmdb.verify import Verification
-from negd.storage.lmdb.writer import Work, Writer
+from negd.storage.lmdb.writer import Work, Writer, pieces
 from negd.storage.order import newest_first
 from negd.storage.watches import Watches
 
@@ -71,7 +71,7 @@ log = Logger()
 _READERS = 2
 
 _SWEEP = 1000
-"""Expired events that one transaction removes at most."""
+"""Weight of the expired events that one transaction removes at most."""
 
 _SYNC = 1.0
 """Seconds after a commit that was not waited for until it is on the disk at the latest."""
@@ -330,11 +330,9 @@ class LmdbStore:
     async def ingest(self, events: Sequence[Event | Filing]) -> list[Verdict]:
         """See :meth:`IEventStore.ingest`."""
         now = self._clock.seconds()
-
-        def work(txn: Transaction, shelf: LmdbShelf) -> list[Verdict]:
-            return shelf.ingest(events, now)
-
-        verdicts: list[Verdict] = await self.write(work, len(events))
+        verdicts: list[Verdict] = []
+        for piece, weight in pieces(events):
+            verdicts += await self.write(partial(_ingest, piece, now), weight)
         return verdicts
 
     def write(self, work: Work[Any], weight: int = 1) -> Deferred[Any]:
@@ -565,6 +563,12 @@ class LmdbStore:
             self._sync()
         if self._writer is not None:
             await self._writer.stop()
+
+
+def _ingest(
+    events: Sequence[Event | Filing], now: float, txn: Transaction, shelf: LmdbShelf
+) -> list[Verdict]:
+    return shelf.ingest(events, now)
 
 
 def _catch_up(txn: Transaction, shelf: LmdbShelf) -> None:

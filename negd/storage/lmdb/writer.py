@@ -6,7 +6,7 @@ of single events costs a few fsyncs, and a lone event waits for nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -20,9 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from negd.errors import StorageError
+from negd.nostr.event import Event
+from negd.nostr.filing import Filing
 from negd.storage.lmdb.changes import Changes
 from negd.storage.lmdb.environment import Environment, Transaction
-from negd.storage.lmdb.shelf import LmdbShelf
+from negd.storage.lmdb.shelf import LmdbShelf, weight_of
 from negd.storage.lmdb.turns import Call, Turns
 
 T = TypeVar("T")
@@ -30,13 +32,12 @@ T = TypeVar("T")
 log = Logger()
 
 _FULL = 4000
-"""Events after which a transaction takes no further work. Each one touches some five pages at
+"""Weight after which a transaction takes no further work. Each event touches some five pages at
 random places, less where pages are shared, and LMDB keeps what it wrote anew for two transactions
 more: small ones cost waiting for the disk, large ones room on it and memory."""
 
 _SECONDS = 0.2
 """Age after which a transaction takes no further work."""
-
 
 Work = Callable[[Transaction, LmdbShelf], T]
 """Called in the writer's thread; again from the start if its transaction has to be redone."""
@@ -53,6 +54,23 @@ class _Job(Generic[T]):
 class _Alone(Generic[T]):
     work: Callable[[], T]
     done: Deferred[T]
+
+
+def pieces(
+    events: Sequence[Event | Filing],
+) -> Iterator[tuple[Sequence[Event | Filing], int]]:
+    """Events in parts that each fill a transaction at most, and the weights of these.
+
+    Other work has its turn between them: events of thousands of tags can take long to write.
+    """
+    begin = weight = 0
+    for place, event in enumerate(events, 1):
+        weight += weight_of(event)
+        if weight >= _FULL:
+            yield events[begin:place], weight
+            begin, weight = place, 0
+    if begin < len(events):
+        yield events[begin:], weight
 
 
 class Writer:
@@ -86,7 +104,7 @@ class Writer:
         The Deferred fails with StorageError where nothing was written, or with what ``work``
         raised. Cancelling it does not take the work back.
 
-        :param weight: how many events the work is about.
+        :param weight: of the events that the work is about, see :func:`weight_of`.
         """
         done: Deferred[T] = Deferred(lambda _: None)
         return self._put(_Job(work, weight, done))
