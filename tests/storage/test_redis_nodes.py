@@ -614,10 +614,13 @@ def test_password_and_user(reactor: OwnReactor, server: RedisServer, tmp_path: P
 
 
 @needs_server
-def test_server_that_would_throw_events_away(reactor: OwnReactor, tmp_path: Path) -> None:
-    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "volatile-ttl"])
+def test_server_that_would_throw_events_or_leases_away(
+    reactor: OwnReactor, tmp_path: Path, policy: str
+) -> None:
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", policy)
     with RedisServer(tmp_path / "redis", *options) as server:
-        refusal = pytest.raises(StorageError, match=r"allkeys-lru .*expected noeviction")
+        refusal = pytest.raises(StorageError, match=f"{policy} .*expected noeviction")
         with refusal, opened(reactor, server):
             pass
 
