@@ -256,7 +256,7 @@ def test_feed_keeps_to_its_room(reactor: OwnReactor, server: RedisServer) -> Non
 def test_large_events_come_in_pieces(
     reactor: OwnReactor, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No reply holds much more than a megabyte of them, whatever is asked."""
+    """No reply holds much more than a megabyte of them; verification has to take what it gets."""
     events = [note(NOW - n, content=f"{n} " + "x" * 400_000) for n in range(30)]
     ids = [event.id_bytes for event in events]
     replies: list[int] = []
@@ -279,8 +279,9 @@ def test_large_events_come_in_pieces(
         tagless = Filter.build(ids=ids, tags={"t": ["x"]})
         assert one.ids(Filter.build(ids=ids)) == set(ids) and one.ids(tagless) == set()
         assert reactor.wait(one.store.query(Filter.build(ids=ids))).last == events[2].record
+        assert 1_000_000 < max(replies) < 1_500_000
         one.assert_sound()
-    assert 1_000_000 < max(replies) < 4_000_000
+        assert max(replies) < sum(len(event.encode()) for event in events) / 2
 
 
 # --- leases -------------------------------------------------------------------------------------
