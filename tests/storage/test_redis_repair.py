@@ -247,3 +247,88 @@ def test_negctl_repairs_a_store_beside_a_node(
         )
         assert one.ids(Filter.build(kinds=[7])) == {event.id_bytes}
         assert one.ingest(note(kind=7, content="later")) == [Outcome.STORED]
+
+
+@needs_server
+def test_what_is_no_record_in_a_list_is_passed_over_and_taken_out(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    events = [note(NOW - n, tags=[["t", "x"], ["expiration", str(2**40)]]) for n in range(5)]
+    everyone = {event.id_bytes for event in events}
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        redis = redis_of(one)
+        for member in (b"\0", events[2].record, b"garbage"):
+            redis("ZADD", b"k:\0\1", 0, member)
+            redis("ZADD", b"t:" + tag_key("t", "x"), 0, member)
+        redis("ZADD", b"expiry", 0, b"\0", 0, b"g")
+        redis("SADD", b"kinds", b"abc", b"d")
+    with opened(reactor, server, read_only=True) as one:
+        for wanted in (Filter.build(), Filter.build(kinds=[1]), Filter.build(tags={"t": ["x"]})):
+            assert one.ids(wanted) == everyone
+        assert len(one.verify().problems) == 7, "the early one in expiry was swept"
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        assert one.verify(repair=True).repaired == 7
+        one.assert_sound()
+        assert one.ids() == other.ids() == everyone
+
+
+@needs_server
+@pytest.mark.parametrize("place, score", [(0, 5), (-1, -5), (300, 0.5)])
+def test_lists_that_are_out_of_order_are_found_and_mended(
+    reactor: OwnReactor, server: RedisServer, place: int, score: float
+) -> None:
+    """Nodes start meanwhile; what would need the list is refused."""
+    events = [
+        note(NOW - n, content=str(n), tags=[["expiration", str(2**40 - n)]]) for n in range(500)
+    ]
+    everyone = {event.id_bytes for event in events}
+    wanted = Filter.build(kinds=[1])
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        redis = redis_of(one)
+        members = redis("ZRANGE", b"k:\0\1", 0, -1)
+        expiring = redis("ZRANGE", b"expiry", 0, -1)
+        redis("ZADD", b"k:\0\1", score, members[place], score, b"\xfe" * 42)
+        redis("ZADD", b"expiry", score, expiring[place], score, b"\xfe" * 40)
+    event_id = members[place][8:40]
+    with opened(reactor, server, read_only=True) as one:
+        assert one.ids() == everyone
+        with pytest.raises(StorageError, match="DAMAGED index: negctl verify --repair mends it"):
+            one.ids(wanted)
+        assert set(one.verify().problems) == {
+            f"event {event_id.hex()}: not in the list of kind 1",
+            f"event {expiring[place][8:].hex()}: not in expiry",
+            *(f"the list of kind 1 lists {i.hex()} wrongly" for i in (event_id, b"\xfe" * 32)),
+            *(f"expiry lists {i.hex()} wrongly" for i in (expiring[place][8:], b"\xfe" * 32)),
+        }
+    with opened(reactor, server) as one, opened(reactor, server) as other:
+        assert one.verify(repair=True).repaired > 0
+        one.assert_sound()
+        for node in (one, other):
+            assert node.ids() == node.ids(wanted) == everyone
+
+
+@needs_server
+def test_keys_of_another_type_are_told_and_removed(
+    reactor: OwnReactor, server: RedisServer
+) -> None:
+    events = [note(kind=kind, content="x") for kind in (1, 7)]
+    everyone = {event.id_bytes for event in events}
+    with opened(reactor, server) as one:
+        one.ingest(*events)
+        redis = redis_of(one)
+        redis("SET", b"k:zz", b"x")
+        redis("DEL", b"k:\0\1")
+        redis("SET", b"k:\0\1", b"x")
+    with opened(reactor, server, read_only=True) as one:
+        assert one.ids() == everyone
+        assert set(one.verify().problems) == {
+            "the list of kind 31354 is a key of another type",
+            "the list of kind 1 is a key of another type",
+            f"event {events[0].id}: not in the list of kind 1",
+        }
+    with opened(reactor, server) as one:
+        assert one.verify(repair=True).repaired == 3
+        one.assert_sound()
+        assert one.ids(Filter.build(kinds=[1])) == {events[0].id_bytes}

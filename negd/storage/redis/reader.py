@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from negd.interfaces import Page
 from negd.nostr.event import decode
@@ -19,16 +20,22 @@ from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.order import newest_first
 from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, intersection, to_set
+from negd.storage.redis.link import Refused
 from negd.storage.redis.unswept import Unswept
 from negd.storage.redis.values import MEMBER_SIZE, author_list, kind_list, number, tag_list
 
 T = TypeVar("T")
+
+log = Logger()
 
 _PIECE = 4000
 """Members in one reply: a few milliseconds of the server's time."""
 
 _FETCH, _FETCH_BYTES = 500, 1_000_000
 """Events asked for at a time, and bytes of their JSON at which a reply, and a page, ends."""
+
+_SCAN = 50
+"""Events looked at in one script where their lists are of no use."""
 
 _CHECKS = 20
 """To look at an event costs about as much as to read that many members of a list."""
@@ -93,6 +100,7 @@ class Reader:
         self._run = run
         self._offload = offload
         self._unswept = unswept
+        self._warned = False
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`; for filters with a condition."""
@@ -241,9 +249,27 @@ class Reader:
     # --- lists ----------------------------------------------------------------------------------
 
     async def everything(self, kinds: bytes) -> RecordSet:
-        """All records, by the kinds there are."""
+        """All records, by the kinds there are; where their lists are damaged, by the events."""
         lists = [b"k:" + kinds[at : at + 2] for at in range(0, len(kinds), 2)]
-        return await self._to_set(await self._read(_Condition(lists, None), Bounds(None, None)))
+        try:
+            found = await self._read(_Condition(lists, None), Bounds(None, None))
+        except Refused as refusal:
+            if refusal.words[0] != "DAMAGED":
+                raise
+            log.warn("{text}", text=refusal.text)
+            found = await self._scan()
+        return await self._to_set(found)
+
+    async def _scan(self) -> Records:
+        """All records, by the events themselves, which takes much longer."""
+        pieces = []
+        cursor, more = b"0", True
+        while more:
+            cursor, records = await self._run("records", cursor, _SCAN)
+            pieces.append(records)
+            more = cursor != b"0"
+        found: Records = await self._offload(_distinct, pieces)
+        return difference(found, self._unswept.records)
 
     async def _read(self, condition: _Condition, bounds: Bounds) -> Records:
         """All records of the lists within the bounds."""
@@ -251,8 +277,11 @@ class Reader:
         lists, low = condition.lists, bounds.low
         while lists:
             reply = await self._run("read", _PIECE, bounds.high, low, bounds.low, *lists)
-            lists, low = lists[int(reply[0]) :], b"(" + reply[1][-MEMBER_SIZE:]
+            lists, low = lists[int(reply[0]) :], b"(" + reply[2]
             pieces.append(reply[1])
+            if reply[3] != b"0" and not self._warned:
+                self._warned = True
+                log.warn("an index holds what is no record: negctl verify --repair takes it out")
         total = sum(map(len, pieces)) // MEMBER_SIZE
         several = len(condition.lists) > 1
         gone = self._unswept.records
@@ -278,6 +307,10 @@ def _conditions(wanted: Filter) -> list[_Condition]:
     if wanted.kinds is not None and not found:
         found.append(_Condition([kind_list(kind) for kind in wanted.kinds], None))
     return found
+
+
+def _distinct(pieces: Iterable[bytes]) -> Records:
+    return np.unique(np.frombuffer(b"".join(pieces), KEY))
 
 
 def _records(

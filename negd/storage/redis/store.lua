@@ -97,13 +97,17 @@ end
 
 -- The second at which something expires first, within a lower bound; nothing for never.
 local function first_expiry(low)
-  local first = call('ZRANGEBYLEX', prefix .. 'expiry', low, '+', 'LIMIT', 0, 1)[1] or ''
-  return string.sub(first, 1, 8)
+  local first = call('ZRANGEBYLEX', prefix .. 'expiry', low, '+', 'LIMIT', 0, 1)[1]
+  return first and string.sub(first .. string.rep('\0', 8), 1, 8) or ''  -- in order if too short
 end
 
 -- [] -> id of the feed's last entry, second at which something expires first or nothing, kinds
 function commands.state()
-  return {head(), first_expiry('-'), table.concat(call('SMEMBERS', prefix .. 'kinds'))}
+  local kinds = {}
+  for _, kind in ipairs(call('SMEMBERS', prefix .. 'kinds')) do
+    if #kind == 2 then kinds[#kinds + 1] = kind end
+  end
+  return {head(), first_expiry('-'), table.concat(kinds)}
 end
 
 -- Changing --------------------------------------------------------------------------------------
@@ -272,18 +276,41 @@ function commands.expired(argv)
   return {last, first_expiry('[' .. argv[1]), table.concat(records)}
 end
 
+-- Whether a list is one, and in the order of bytes: that is where all scores are the same.
+local function ordered(key)
+  local members = redis.pcall('ZCARD', key)
+  return type(members) == 'number' and call('ZCOUNT', key, 0, 0) == members
+end
+
 -- [members at most, upper bound, lower bound in the first list, in the others, lists...]
--- -> how many lists were read to their end, the members
+-- -> how many lists were read to their end, the members, the last that was seen, how many were none
 function commands.read(argv)
-  local left, low, finished, found = tonumber(argv[1]), argv[3], 0, {}
+  local left, low, finished, found, last, strange = tonumber(argv[1]), argv[3], 0, {}, '', 0
   for at = 5, #argv do
-    local members = call('ZRANGEBYLEX', prefix .. argv[at], low, argv[2], 'LIMIT', 0, left)
-    found[#found + 1] = table.concat(members)
-    left = left - #members
+    local key = prefix .. argv[at]
+    if not ordered(key) then
+      return redis.error_reply('DAMAGED index: negctl verify --repair mends it')
+    end
+    local members = call('ZRANGEBYLEX', key, low, argv[2], 'LIMIT', 0, left)
+    left, last = left - #members, members[#members] or last
+    for _, member in ipairs(members) do
+      if #member == 42 then found[#found + 1] = member else strange = strange + 1 end
+    end
     if left == 0 then break end
     finished, low = finished + 1, argv[4]
   end
-  return {tostring(finished), table.concat(found)}
+  return {tostring(finished), table.concat(found), last, tostring(strange)}
+end
+
+-- [cursor, about how many] -> the next cursor, the records of events, whatever the lists say
+function commands.records(argv)
+  local scanned = call('HSCAN', prefix .. 'events', argv[1], 'COUNT', argv[2])
+  local records, found = {}, scanned[2]
+  for at = 2, #found, 2 do
+    local parsed, e = pcall(parse, found[at])
+    if parsed then records[#records + 1] = e.record end
+  end
+  return {scanned[1], table.concat(records)}
 end
 
 -- [lower bound, upper bound, lists...] -> how many members each has there (u32)
@@ -351,6 +378,11 @@ local function remembered(deletion)
   return true
 end
 
+-- Whether a member has its place in a list, which may be no list at all.
+local function is_in(key, member)
+  return redis.pcall('ZSCORE', key, member) == '0'
+end
+
 -- The names of the lists and the like in which the event is not; 'deleted' and 'obeyed' stand for
 -- what is no list.
 local function lacking(e)
@@ -361,9 +393,9 @@ local function lacking(e)
     found[#found + 1] = 'deleted'
   end
   for _, list in ipairs(lists(e)) do
-    if not call('ZSCORE', prefix .. list, e.member) then found[#found + 1] = list end
+    if not is_in(prefix .. list, e.member) then found[#found + 1] = list end
   end
-  if e.expiration ~= '' and not call('ZSCORE', prefix .. 'expiry', e.expiration .. e.id) then
+  if e.expiration ~= '' and not is_in(prefix .. 'expiry', e.expiration .. e.id) then
     found[#found + 1] = 'expiry'
   end
   if e.address ~= '' then
@@ -449,12 +481,27 @@ function commands.verify_feed(argv)
   return {known and '1' or '0'}
 end
 
--- [cursor, keys to look at, about] -> the next cursor, the lists found
+-- [room, cursor, keys to look at, about]
+-- -> the next cursor, the lists found (framed), keys in their place that are of another type
 function commands.lists(argv)
-  local scanned = call('SCAN', argv[1], 'MATCH', prefix .. '[kat]:*', 'COUNT', argv[2])
-  local reply = {scanned[1]}
-  for _, key in ipairs(scanned[2]) do reply[#reply + 1] = string.sub(key, #prefix + 1) end
+  local scanned = call('SCAN', argv[2], 'MATCH', prefix .. '[kat]:*', 'COUNT', argv[3])
+  local reply, found = {scanned[1], ''}, {}
+  for _, key in ipairs(scanned[2]) do
+    local is_list = call('TYPE', key).ok == 'zset'
+    table.insert(is_list and found or reply, string.sub(key, #prefix + 1))
+    if not is_list and argv[1] ~= '' then call('UNLINK', key) end
+  end
+  reply[2] = framed(found)
   return reply
+end
+
+-- Members that bring a list out of order, as they have another score than 0.
+local function misplaced(key)
+  local found = call('ZRANGEBYSCORE', key, '-inf', '(0', 'LIMIT', 0, 200)
+  for _, member in ipairs(call('ZRANGEBYSCORE', key, '(0', '+inf', 'LIMIT', 0, 200)) do
+    found[#found + 1] = member
+  end
+  return found
 end
 
 -- The lists that a member belongs to, as a set.
@@ -476,16 +523,24 @@ end
 function commands.verify_lists(argv)
   local left, low, finished, last, strays = tonumber(argv[2]), argv[3], 0, '', {}
   local places = {}
+  local function report(list, member)
+    table.insert(strays, list)
+    table.insert(strays, member)
+    if argv[1] ~= '' then drop_stray(list, member) end
+  end
   for at = 4, #argv do
     local list = argv[at]
-    local members = call('ZRANGEBYLEX', prefix .. list, low, '+', 'LIMIT', 0, left)
+    local moved, members = misplaced(prefix .. list), {}
+    for _, member in ipairs(moved) do report(list, member) end
+    if #moved > 0 and argv[1] ~= '' then  -- it is looked at again, from its beginning
+      last = ''
+      break
+    elseif #moved == 0 then
+      members = call('ZRANGEBYLEX', prefix .. list, low, '+', 'LIMIT', 0, left)
+    end
     for _, member in ipairs(members) do
       places[member] = places[member] or places_of(member)
-      if not places[member][list] then
-        table.insert(strays, list)
-        table.insert(strays, member)
-        if argv[1] ~= '' then drop_stray(list, member) end
-      end
+      if not places[member][list] then report(list, member) end
       last = member
     end
     left = left - #members
@@ -515,8 +570,14 @@ end
 
 -- [room, lower bound, how many] -> the last member or nothing, the ids that do not expire then
 function commands.verify_expiry(argv)
-  local members = call('ZRANGEBYLEX', prefix .. 'expiry', argv[2], '+', 'LIMIT', 0, argv[3])
-  local reply = {members[#members] or ''}
+  local members, reply = misplaced(prefix .. 'expiry'), {''}
+  for _, member in ipairs(members) do
+    reply[#reply + 1] = string.sub(member, 9)
+    if argv[1] ~= '' then call('ZREM', prefix .. 'expiry', member) end
+  end
+  if #members > 0 and argv[1] == '' then return reply end
+  members = call('ZRANGEBYLEX', prefix .. 'expiry', argv[2], '+', 'LIMIT', 0, argv[3])
+  reply[1] = members[#members] or ''
   for _, member in ipairs(members) do
     local e = sound(string.sub(member, 9))
     if not e or e.expiration ~= string.sub(member, 1, 8) then
@@ -647,4 +708,5 @@ function commands.release(argv)
   return {}
 end
 
-return framed(commands[table.remove(ARGV, 1)](ARGV))
+local reply = commands[table.remove(ARGV, 1)](ARGV)
+return reply.err and reply or framed(reply)

@@ -416,15 +416,16 @@ async def information(link: Link) -> dict[str, str]:
 async def check_server(link: Link) -> None:
     """Refuse a server that would lose events; warn of one that may.
 
-    :raises StorageError: it is a replica, or throws away keys when its memory is full.
+    :raises StorageError: it is a replica, or throws away keys when its memory is full: events, or
+        leases, which have a time to live.
     """
     told = await information(link)
     if told.get("role") == "slave":
         raise StorageError(f"{link.address}: it is a replica, which takes no writes")
     policy = told.get("maxmemory_policy", "noeviction")
-    if policy.startswith("allkeys"):
+    if policy != "noeviction":
         raise StorageError(
-            f"{link.address}: its maxmemory-policy {policy} throws away what is stored; "
+            f"{link.address}: its maxmemory-policy {policy} throws away events or leases; "
             "expected noeviction"
         )
     if told.get("aof_enabled") == "0":

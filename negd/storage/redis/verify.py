@@ -15,7 +15,7 @@ from negd.nostr.event import InvalidEvent, check, decode
 from negd.nostr.filing import filing_of
 from negd.storage.redis.frames import frames
 from negd.storage.redis.reader import Offload, Run
-from negd.storage.redis.values import json_in, number, value_of
+from negd.storage.redis.values import MEMBER_SIZE, json_in, number, value_of
 
 _PIECE = 200
 """Things looked at in one script."""
@@ -71,6 +71,7 @@ class Verification:
 
         :raises negd.errors.StorageError: the server failed.
         """
+        await self._foreign()
         await self._events()
         await self._lists()
         await self._addresses()
@@ -87,6 +88,14 @@ class Verification:
                 self._problems.append(problem)
             else:
                 self._unlisted += 1
+
+    async def _foreign(self) -> None:
+        """Whether all that is named as a list is one: what comes next relies on that."""
+        cursor, more = _START, True
+        while more:
+            cursor, _, *others = await self._run("lists", self._room, cursor, _KEYS)
+            self._report(f"{_name(key)} is a key of another type" for key in others)
+            more = cursor != _START
 
     async def _events(self) -> None:
         total = int((await self._run("count"))[0])
@@ -109,13 +118,13 @@ class Verification:
         """Whether each member of each list is of an event that belongs there."""
         cursor, more = _START, True
         while more:
-            cursor, *lists = await self._run("lists", cursor, _KEYS)
-            low = b"-"
+            cursor, found, *_ = await self._run("lists", b"", cursor, _KEYS)
+            lists, low = frames(found), b"-"
             while lists:
                 reply = await self._run("verify_lists", self._room, _PIECE, low, *lists)
                 lists, low = lists[int(reply[0]) :], b"(" + reply[1]
                 strays = zip(reply[2::2], reply[3::2], strict=True)
-                self._report(f"{_name(key)} lists {m[8:40].hex()} wrongly" for key, m in strays)
+                self._report(f"{_name(key)} lists {_id_in(m)} wrongly" for key, m in strays)
             more = cursor != _START
 
     async def _addresses(self) -> None:
@@ -178,6 +187,11 @@ def _right_value(event_id: bytes, value: bytes) -> tuple[bytes, str | None]:
 
 _SAID = {b"deleted": "is deleted", b"obeyed": "what it deletes is not remembered"}
 """What an event can lack besides lists."""
+
+
+def _id_in(member: bytes) -> str:
+    """The id in a list's member, hex; all of what is no such member."""
+    return (member[8:40] if len(member) == MEMBER_SIZE else member).hex()
 
 
 def _name(key: bytes) -> str:
