@@ -23,6 +23,10 @@ _TOGETHER = 100
 _PIECE = 500
 """Events sent in one turn of the reactor, which takes some 20 ms."""
 
+_FIRST_PIECE = 50
+_LARGEST = 4 << 20
+"""Bytes of such a piece, as far as can be told from the one before."""
+
 _PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 """Seconds to send nothing to a peer that asks for patience."""
@@ -76,6 +80,7 @@ class Upload:
         self._window = node.settings.upload_window
         self._retried: set[bytes] = set()
         self._put_off: Counter[bytes] = Counter()
+        self._piece = _FIRST_PIECE
         self._pauses = 0
         self._refusal = ""
         self._alone_until = 0.0
@@ -113,7 +118,7 @@ class Upload:
     async def _load(self) -> bool:
         """Have events ready to send, waiting for ids only when no OK is due; false at the end."""
         while not self._ready:
-            most = min(_PIECE, self._window)
+            most = min(self._piece, self._window)
             ids = self._haves.take_ready(most)
             if not ids and self._unanswered:
                 return True
@@ -145,6 +150,9 @@ class Upload:
             await self._give_up(wanted)
             return
         events = await self._store.fetch(wanted)
+        if events:
+            average = sum(map(len, events.values())) / len(events)
+            self._piece = max(1, min(_PIECE, 2 * self._piece, int(_LARGEST / average)))
         if len(events) < len(wanted):
             self._moved(gone=len(wanted) - len(events))
             self._forget(set(wanted).difference(events))

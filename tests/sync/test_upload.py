@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -178,3 +178,31 @@ def test_what_was_tried_again_is_forgotten(is_taken: bool) -> None:
     assert peer.counts == {"sent" if is_taken else "rejected": 100}
     assert not peer.upload._retried
     peer.finish(0)
+
+
+def test_large_events_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negd.sync.upload._LARGEST", 100_000)
+    world = World(SyncSettings(upload_window=4000))
+    large = [alice.sign(created_at=5000 + n, content="x" * 20_000) for n in range(100)]
+    world.ours.hold([*events, *large])
+    read: list[int] = []
+    fetch = world.ours.storage.events.fetch
+
+    async def counted(ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        found = await fetch(ids)
+        read.append(sum(map(len, found.values())))
+        return found
+
+    monkeypatch.setattr(world.ours.storage.events, "fetch", counted)
+    contact = drive(world.clock, get_in_touch(world.ours.parts, THEIRS))
+    line = Line()
+    ledger = Ledger(world.ours.parts, MemoryBook(), THEIRS)
+    upload = Upload(contact, line, world.ours.parts, ledger, lambda **more: None)
+    line.put([event.id_bytes for event in large])
+    line.put([event.id_bytes for event in events])
+    line.finish()
+    drive(world.clock, upload.run())
+    assert world.theirs.held() == world.ours.held()
+    assert read[1] < 110_000
+    assert max(read[1:]) < 250_000
+    assert len(read) < 60  # small ones are read in larger numbers again
