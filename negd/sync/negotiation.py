@@ -38,6 +38,9 @@ _MOST_IDLE_ROUNDS = 1000
 _MOST_SPLITS = 1000
 """Windows cut into smaller ones in one negotiation."""
 
+_MOST_ADMISSIONS = 2
+"""NEG-OPENs refused for who we are that are sent again after our answer to a challenge."""
+
 _SECOND_THOUGHT = 2.0
 """Seconds for which an answer is waited for after a notice, which names nobody."""
 
@@ -84,6 +87,7 @@ class Negotiation:
         self._is_able = is_able
         self._found = found
         self._pauses = iter(PAUSES)
+        self._admissions = 0
         self.has_begun = False
         self.left: list[Window] = []
 
@@ -137,11 +141,13 @@ class Negotiation:
 
         :raises NoReconciliation: it is not to be expected any more this time.
         """
-        pause = next(self._pauses, None)
-        if pause is not None:
-            if isinstance(refusal, TooMuch):
+        if isinstance(refusal, TooMuch):
+            pause = next(self._pauses, None)
+            if pause is not None:
                 await self._peer.let_be(refusal.said, pause)
                 return
+        elif self._admissions < _MOST_ADMISSIONS:
+            self._admissions += 1
             if await self._peer.admitted_after(refusal.said):
                 return
         raise NoReconciliation(refusal.text, is_lasting=False) from None

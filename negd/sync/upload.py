@@ -23,7 +23,7 @@ _TOGETHER = 100
 _PIECE = 500
 """Events sent in one turn of the reactor, which takes some 20 ms."""
 
-_FIRST_PIECE = 50
+_FIRST_PIECE = 64
 _LARGEST = 4 << 20
 """Bytes of such a piece, as far as can be told from the one before."""
 

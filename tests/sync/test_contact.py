@@ -100,6 +100,8 @@ def test_a_sync_with_a_peer_that_says_no_ok_to_the_answer(lets_in: bool) -> None
         world.clock.advance(1)
         settle(world.clock)
     assert run.progress.complete is lets_in
+    opened = [text for text in world.dialer.links[-1].sent if text.startswith(b'["NEG-OPEN"')]
+    assert len(opened) == (2 if lets_in else 3)
     assert len(world.ours.held()) == lets_in
     if not lets_in:
         assert "auth-required: who?" in str(failure_of(done))
