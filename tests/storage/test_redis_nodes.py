@@ -296,6 +296,11 @@ def test_large_events_come_in_pieces(
         assert one.ids(Filter.build(ids=ids)) == set(ids) and one.ids(tagless) == set()
         assert reactor.wait(one.store.query(Filter.build(ids=ids))).last == events[2].record
         assert 1_000_000 < max(replies) < 1_500_000
+        replies.clear()
+        wanted = Filter.build(ids=ids, until=NOW)
+        page = reactor.wait(one.store.query(wanted, events[2].record))
+        assert [decode(json) for json in page.events] == events[3:6]
+        assert sum(replies) < 1_500_000, "ids are looked up without reading their events"
         one.assert_sound()
         assert max(replies) < sum(len(event.encode()) for event in events) / 2
 
