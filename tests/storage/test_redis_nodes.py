@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
@@ -87,6 +88,21 @@ def test_store_strings_that_are_not_of_the_form(argument: str, complaint: str) -
 def test_server_that_is_not_there(reactor: OwnReactor, server: str, complaint: str) -> None:
     with pytest.raises(StorageError, match=f"^redis {server}: {complaint}"):
         reactor.wait(open_store(f"redis:{server}", reactor))
+
+
+class WebServer(Protocol):
+    """Answers what it does not understand, and hangs up."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.transport.loseConnection()
+
+
+def test_port_that_is_no_redis_servers(reactor: OwnReactor) -> None:
+    listening = reactor.listenTCP(0, Factory.forProtocol(WebServer), interface="127.0.0.1")
+    with pytest.raises(StorageError, match=r"cleanly; expected a Redis server without TLS$"):
+        reactor.wait(open_store(f"redis:127.0.0.1:{listening.getHost().port}", reactor))
 
 
 def test_password_file_that_is_not_there(reactor: OwnReactor) -> None:
@@ -280,6 +296,11 @@ def test_large_events_come_in_pieces(
         assert one.ids(Filter.build(ids=ids)) == set(ids) and one.ids(tagless) == set()
         assert reactor.wait(one.store.query(Filter.build(ids=ids))).last == events[2].record
         assert 1_000_000 < max(replies) < 1_500_000
+        replies.clear()
+        wanted = Filter.build(ids=ids, until=NOW)
+        page = reactor.wait(one.store.query(wanted, events[2].record))
+        assert [decode(json) for json in page.events] == events[3:6]
+        assert sum(replies) < 1_500_000, "ids are looked up without reading their events"
         one.assert_sound()
         assert max(replies) < sum(len(event.encode()) for event in events) / 2
 
@@ -789,6 +810,14 @@ class TestTLS(TestCase):
             assert len(await storage.events.snapshot(EVERYTHING)) == 1
             await storage.close()
             await port.stopListening()
+
+    async def test_a_server_without_tls_is_told_from_one_that_is_slow(self) -> None:
+        from twisted.internet import reactor  # Twisted's TLS knows no other
+
+        self.patch(Link.command, "__kwdefaults__", {"within": 0.5})
+        silence = pytest.raises(StorageError, match=r"answer; expected a Redis server with TLS$")
+        with RedisServer(Path(self.mktemp())) as server, silence:
+            await open_store(f"{server.store}:tls=yes", reactor)
 
     async def test_a_server_may_ask_for_a_certificate_of_ours(self) -> None:
         from twisted.internet import reactor  # Twisted's TLS knows no other

@@ -85,16 +85,27 @@ class Link:
             raise StorageError(f"{address}: {str(error).rstrip('.')}") from None
         link = cls(address, protocol, reactor)
         try:
-            if address.user:
-                await link.command("AUTH", address.user, password)
-            elif password:
-                await link.command("AUTH", password)
-            await link.command("SELECT", address.database)
+            await link._introduce(password)
             link._script = await link.command("SCRIPT", "LOAD", _SCRIPT)
         except StorageError:
             link.abort()
             raise
         return link
+
+    async def _introduce(self, password: str) -> None:
+        """Say who we are, and choose the database: the first that is heard of a server."""
+        address = self.address
+        try:
+            if address.user:
+                await self.command("AUTH", address.user, password)
+            elif password:
+                await self.command("AUTH", password)
+            await self.command("SELECT", address.database)
+        except Refused:
+            raise
+        except StorageError as error:
+            tls = "with TLS" if address.tls else "without TLS"
+            raise StorageError(f"{error.text}; expected a Redis server {tls}") from None
 
     def key(self, name: str) -> bytes:
         """A key of ours, whole."""

@@ -37,6 +37,9 @@ _FETCH, _FETCH_BYTES = 500, 1_000_000
 _SCAN = 50
 """Events looked at in one script where their lists are of no use."""
 
+_HEADS, _HEADS_BYTES = 10_000, 10_000_000
+"""Events whose heads are remembered, some 3 MB; bytes of events for whose heads a script looks."""
+
 _CHECKS = 20
 """To look at an event costs about as much as to read that many members of a list."""
 
@@ -101,6 +104,7 @@ class Reader:
         self._offload = offload
         self._unswept = unswept
         self._warned = False
+        self._heads: dict[bytes, bytes] = {}
 
     async def snapshot(self, wanted: Filter) -> RecordSet:
         """See :meth:`negd.interfaces.IEventStore.snapshot`; for filters with a condition."""
@@ -183,7 +187,30 @@ class Reader:
         return await self._checked(found, wanted) if to_check else found
 
     async def _select_ids(self, wanted: Filter) -> Records:
-        return np.sort(np.array(await self._matching(wanted.ids or (), wanted), KEY))
+        heads = await self._heads_of(wanted.ids or ())
+        records = [head[:RECORD_SIZE] for head in heads if _admits(wanted, head)]
+        found = np.sort(np.array(records, KEY))
+        return await self._checked(found, wanted) if wanted.tags else found
+
+    async def _heads_of(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Of each that is held its member and author.
+
+        They are remembered, as an id stands for them for ever, and every page asks anew.
+        """
+        new = [event_id for event_id in ids if event_id not in self._heads]
+        held = await self.known([event_id for event_id in ids if event_id in self._heads])
+        found = {event_id: self._heads[event_id] for event_id in held}
+        at = 0
+        while at < len(new):
+            asked = new[at : at + _FETCH]
+            reply = await self._run("heads", _HEADS_BYTES, *asked)
+            pairs = zip(asked, reply, strict=False)
+            found.update((i, head) for i, head in pairs if head[8:RECORD_SIZE] == i)
+            at += len(reply)
+        if len(self._heads) > _HEADS:
+            self._heads.clear()
+        self._heads.update(found)
+        return [head for event_id, head in found.items() if event_id not in self._unswept.ids]
 
     async def _checked(self, records: Records, wanted: Filter) -> Records:
         ids = [record[8:] for record in as_list(records)]
@@ -295,6 +322,18 @@ class Reader:
             return work(*args)
         result: T = await self._offload(work, *args)
         return result
+
+
+def _admits(wanted: Filter, head: bytes) -> bool:
+    """Whether an event matches, but for its tags."""
+    second = int.from_bytes(head[:8], "big")
+    kind, author = int.from_bytes(head[RECORD_SIZE:MEMBER_SIZE], "big"), head[MEMBER_SIZE:]
+    return (
+        (wanted.kinds is None or kind in wanted.kinds)
+        and (wanted.authors is None or author in wanted.authors)
+        and (wanted.since is None or wanted.since <= second)
+        and (wanted.until is None or second <= wanted.until)
+    )
 
 
 def _conditions(wanted: Filter) -> list[_Condition]:

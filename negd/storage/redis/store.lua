@@ -346,6 +346,17 @@ function commands.fetch(argv)
   return found
 end
 
+-- [bytes of events at which to stop, ids...] -> member and author of each event, or nothing
+function commands.heads(argv)
+  local room, found = tonumber(argv[1]), {}
+  for at = 2, #argv do
+    local e, value = held(argv[at])
+    found[at - 1], room = e and e.member .. e.author or '', room - (e and #value or 0)
+    if room <= 0 then break end
+  end
+  return found
+end
+
 -- [ids...] -> for each 1 if it is held, else 0
 function commands.known(argv)
   local found = {}
