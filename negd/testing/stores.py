@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from negd.interfaces import IStorage
+from negd.interfaces import IStorage, PeerState
 from negd.nostr.event import Event
 from negd.nostr.filter import EVERYTHING
 from negd.storage import open_store
@@ -38,6 +38,16 @@ def lines_in(store: str) -> set[str]:
             last = page.last
             if last is None:
                 return lines
+
+    return _with(store, read, read_only=True)
+
+
+def peers_in(store: str) -> dict[str, PeerState]:
+    """The peers that are kept, and how they were when that was written."""
+
+    async def read(storage: IStorage) -> dict[str, PeerState]:
+        peers: dict[str, PeerState] = await storage.book.peers()
+        return peers
 
     return _with(store, read, read_only=True)
 

@@ -19,6 +19,7 @@ from negd.nostr.event import Event
 from negd.nostr.filter import Filter
 from negd.testing.ports import free_port
 from negd.testing.processes import DaemonProcess
+from negd.testing.stores import peers_in
 from tests.integration.conftest import MakeDaemon, ids_of, lasting_events
 
 # pproxy asks for an event loop that newer Pythons do not make by themselves.
@@ -296,6 +297,8 @@ def test_failures_and_the_last_success_survive_a_restart(
         once(client, theirs.url, lambda peer: peer.state.last_sync)
         theirs.stop()
         failed = once(client, theirs.url, lambda peer: peer.state.consecutive_failures == 2)
+        while peers_in(f"lmdb:{ours.folder}/store")[theirs.url].consecutive_failures < 2:
+            time.sleep(0.02)  # it is known a moment before it is written
     ours.kill()
     ours.start()
     with ControlClient(ours.control) as client:
