@@ -19,6 +19,7 @@ from negd.nostr.event import decode
 from negd.nostr.filter import Filter
 from negd.reconcile import RECORD_SIZE, RecordSet
 from negd.storage.order import newest_first
+from negd.storage.paging import PAGE_BYTES
 from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, intersection, to_set
 from negd.storage.redis.link import Refused
 from negd.storage.redis.unswept import Unswept
@@ -31,8 +32,8 @@ log = Logger()
 _PIECE = 4000
 """Members in one reply: a few milliseconds of the server's time."""
 
-_FETCH, _FETCH_BYTES = 500, 1_000_000
-"""Events asked for at a time, and bytes of their JSON at which a reply, and a page, ends."""
+_FETCH = 500
+"""Events asked for at a time; a reply ends at ``PAGE_BYTES`` of their JSON."""
 
 _SCAN = 50
 """Events looked at in one script where their lists are of no use."""
@@ -123,7 +124,7 @@ class Reader:
     async def page_of(self, records: Sequence[bytes], size: int) -> Page:
         """The page of these records; one beyond ``size`` says that there are more."""
         events: list[bytes] = []
-        done, room = 0, _FETCH_BYTES
+        done, room = 0, PAGE_BYTES
         async for piece, found in self.pieces([record[8:] for record in records[:size]]):
             events += found.values()
             done, room = done + piece, room - sum(map(len, found.values()))
@@ -155,7 +156,7 @@ class Reader:
         at = 0
         while at < len(ids):
             asked = ids[at : at + _FETCH]
-            reply = await self._run("fetch", _FETCH_BYTES, *asked)
+            reply = await self._run("fetch", PAGE_BYTES, *asked)
             pairs = zip(asked, reply, strict=False)
             gone = self._unswept.ids
             yield len(reply), {i: json for i, json in pairs if json and i not in gone}
