@@ -112,8 +112,8 @@ class Roster:
         if self._rounds.running:
             self._rounds.stop()
         async with self._changing:
-            for peer in list(self._peers.values()):
-                await self._dismiss(peer)
+            peers = list(self._peers.values())
+            await gatherResults([Deferred.fromCoroutine(self._dismiss(peer)) for peer in peers])
             if self._tenancy is not None:
                 await self._tenancy.give_all_back()
 
@@ -330,10 +330,11 @@ class Roster:
 
     def _let_go(self, url: str) -> None:
         """End what runs with a peer by itself: another node may have it now."""
-        peer = self._peers.get(url)
+        peer, attendance = self._peers.get(url), self._attendances.get(url)
         if peer is not None:
             peer.ours = False
-            stopped = Deferred.fromCoroutine(self._attendances[url].stop())
+        if attendance is not None:  # or else it is being ended already
+            stopped = Deferred.fromCoroutine(attendance.stop())
             stopped.addErrback(lambda failure: log.failure("{url}", failure, url=url))
 
     # --- on demand ------------------------------------------------------------------------------

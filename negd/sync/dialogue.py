@@ -140,6 +140,7 @@ class OkMailbox(Mailbox):
     def __init__(self, clock: IReactorTime) -> None:
         super().__init__(clock)
         self._expected: set[str] = set()
+        self._late: set[str] = set()
         self._is_waking = False
 
     def expect(self, event_id: str) -> None:
@@ -153,13 +154,19 @@ class OkMailbox(Mailbox):
 
     def expect_no_more(self, event_id: str) -> None:
         """Its answer comes too late from now on."""
+        self._late.discard(event_id)
+
+    def is_late(self, event_id: str) -> None:
+        """Its answer is not waited for any more; it is taken where it comes all the same."""
         self._expected.discard(event_id)
+        self._late.add(event_id)
 
     def offer(self, letter: Ok) -> None:
         """Take an answer, if it is one of those expected."""
         event_id = letter.event_id.lower()
-        if event_id in self._expected:
+        if event_id in self._expected or event_id in self._late:
             self._expected.discard(event_id)
+            self._late.discard(event_id)
             self.put(letter)
 
     def _wake(self) -> None:

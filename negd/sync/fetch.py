@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from negd.errors import PeerError
 from negd.interfaces import Residue
@@ -178,14 +178,11 @@ class Fetch:
         return await self._follow_up(ids, answer, missing)
 
     def _without_spoilt(self, ids: list[bytes]) -> list[bytes]:
-        """Those worth asking for again; of the others what came cannot be read."""
+        """Those worth asking for again: not those that cannot be read, for the second time."""
         spoilt = self._peer.dialogue.spoilt
-        if not spoilt:
-            return ids
-        for event_id in ids:
-            if event_id in spoilt:
-                self._give_up([event_id], f"cannot be read: {spoilt[event_id]}")
-        return [event_id for event_id in ids if event_id not in spoilt]
+        again = {i for i in ids if i in spoilt and self._tries[i]} if spoilt else set[bytes]()
+        self._give_up(again, "cannot be read")
+        return [event_id for event_id in ids if event_id not in again] if again else ids
 
     async def _follow_up(self, ids: list[bytes], answer: Answer, missing: list[bytes]) -> bool:
         """Do what is to be done about what an answer did not bring."""
@@ -256,12 +253,14 @@ class Fetch:
         self._give_up([event_id for event_id in ids if self._tries[event_id] >= most], text)
         return [event_id for event_id in ids if self._tries[event_id]]
 
-    def _give_up(self, ids: list[bytes], text: str) -> None:
+    def _give_up(self, ids: Collection[bytes], text: str) -> None:
         if ids:
             self._moved(unfetchable=len(ids))
         for event_id in ids:
             self._tries.pop(event_id, None)
-            self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, text)
+            fault = self._peer.dialogue.spoilt.get(event_id)
+            said = text if fault is None else f"cannot be read: {fault}"
+            self._ledger.note_refusal(event_id, Residue.UNFETCHABLE, said)
 
     async def _retry(self, ids: list[bytes], refusal: str) -> None:
         """Ask again, a little later, for ids of a REQ that was refused; give up after a while."""

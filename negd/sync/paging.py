@@ -114,7 +114,7 @@ class Paging:
                 await self._settle(records.window(since, until), listed)
                 return
             if not fresh or (oldest == until and len(listed) > _MOST_OF_A_SECOND):
-                if left is None and len(shown) == self._most_shown >= _SMALLEST_CAP:
+                if left is None and len(shown) >= min(size, max(self._most_shown, _SMALLEST_CAP)):
                     await self._see_the_rest(wanted, until, listed, records)
                 oldest = until - 1
             await self._settle(records.window(oldest + 1, until), listed)
@@ -127,28 +127,33 @@ class Paging:
     ) -> None:
         """Take what there is of a second that a page did not get beyond."""
         alone = replace(wanted, since=second, until=second, limit=_MOST_SHOWN)
-        shown = await self._shown(alone)
-        if not shown:  # it will not be asked for so many
+        answer = await self._granted(alone)
+        if not answer.events:  # it will not be asked for so many
             alone = replace(alone, limit=self._page)
-            shown = await self._shown(alone)
-        self._most_shown = max(self._most_shown, len(shown))
-        await self._fresh(shown, listed, records)
-        found = 0
-        async for more in Crowd(alone, self._shown).beyond(shown, self._most_shown):
-            found += len(await self._fresh(more, listed, records))
-        if found:
+            answer = await self._granted(alone)
+        self._most_shown = max(self._most_shown, len(answer.events))
+        await self._fresh(answer.events, listed, records)
+        may_be_more = answer.is_cut
+        async for more in Crowd(alone, self._shown).beyond(answer.events, self._most_shown):
+            if await self._fresh(more, listed, records):
+                may_be_more = True
+        if may_be_more:
             how_many = f"the peer shows {self._most_shown} events, and may have more"
             self._ledger.remark(f"of second {second} {how_many}")
 
     async def _shown(self, wanted: Filter) -> dict[bytes, Event]:
-        """What a REQ brings that need not be granted."""
+        """The events that a REQ brings that need not be granted."""
+        return (await self._granted(wanted)).events
+
+    async def _granted(self, wanted: Filter) -> Answer:
+        """The answer to a REQ; without events where it is refused."""
         try:
             answer = await self._ask(wanted)
         except _Refused:
-            return {}
+            return Answer({})
         if answer.failure is not None:
             raise answer.failure
-        return answer.events
+        return answer
 
     async def _fresh(
         self, shown: dict[bytes, Event], listed: set[bytes], records: RecordSet

@@ -151,12 +151,12 @@ class SyncRun:
         arrivals = self._arrivals(peer, self._moved)
         works = together(self._gather(peer, records, arrivals), self._push(peer))
         self._works = Deferred.fromCoroutine(works)
-        is_through = False
+        ended, is_through = _Ended(self._works), False
         try:
-            await self._works
+            await ended
             is_through = not self._is_cut_short and not self._left()
         except CancelledError:
-            if not self.is_abandoned:
+            if ended.was_cancelled or not self.is_abandoned:
                 raise
         finally:
             self._carry()
@@ -230,7 +230,9 @@ class SyncRun:
         begun = [whole(self._wanted)] if reached is None else reached.windows(self._wanted)
         page_size = self._node.page_size
         if reached is not None:
-            self._haves.add(reached.sent_later)
+            found = self._haves.add(reached.sent_later)
+            if self._so_far == SyncProgress(self._url):  # an earlier sync has counted them
+                self._moved(have=found)
             page_size = reached.page_size(page_size)
             if (skipped := reached.stepped_over) is not None:
                 self._ledger.remark(
@@ -339,3 +341,18 @@ class SyncRun:
     def _count(self, **more: int) -> None:
         self.progress = self.progress.plus(**more)
         self._report(self.progress)
+
+
+class _Ended(Deferred[None]):
+    """The end of works; being cancelled cancels these, and waits for that."""
+
+    was_cancelled = False
+
+    def __init__(self, works: Deferred[None]) -> None:
+        super().__init__()
+        self._works = works
+        works.chainDeferred(self)
+
+    def cancel(self) -> None:
+        self.was_cancelled = True
+        self._works.cancel()

@@ -81,6 +81,7 @@ class Upload:
         self._retried: set[bytes] = set()
         self._put_off: Counter[bytes] = Counter()
         self._piece = _FIRST_PIECE
+        self._in_hand: list[bytes] = []
         self._pauses = 0
         self._refusal = ""
         self._alone_until = 0.0
@@ -90,7 +91,8 @@ class Upload:
     @property
     def under_way(self) -> list[bytes]:
         """Ids that were taken, and not answered for."""
-        return [*self._unanswered, *(event_id for event_id, _ in self._ready), *self._suspects]
+        ready = [event_id for event_id, _ in self._ready]
+        return [*self._unanswered, *self._in_hand, *ready, *self._suspects]
 
     async def run(self) -> None:
         """Push until the haves are finished and every event sent is answered.
@@ -124,11 +126,14 @@ class Upload:
                 return True
             ids = ids or await self._haves.take(most)
             if ids:
+                self._in_hand = ids
                 await self._read(await self._unexplained(ids))
             elif self._suspects:
-                await self._read([self._suspects.popleft()])
+                self._in_hand = [self._suspects.popleft()]
+                await self._read(self._in_hand)
             else:
                 return False
+            self._in_hand = []
         return True
 
     async def _unexplained(self, ids: list[bytes]) -> list[bytes]:
@@ -203,6 +208,7 @@ class Upload:
             self._moved(sent=len(answers) - len(refused))
             self._pauses = 0
             self._window = min(self._window + 1, self._settings.upload_window)
+        self._in_hand = [event_id for event_id, _ in refused]
         for event_id, text in refused:
             was_retried = event_id in self._retried
             self._retried.discard(event_id)
@@ -214,6 +220,7 @@ class Upload:
                 self._haves.put_back([event_id])
             else:
                 self._reject(event_id, text)
+            self._in_hand.remove(event_id)
         asked = next((text for _, text in refused if asks_for_patience(text)), None)
         if asked is not None:
             await self._heed(asked)
@@ -254,6 +261,7 @@ class Upload:
             raise Silence(f"no OK for {unheard} events")
         for event_id in self._unanswered:
             self._count_refusal(event_id, _NO_OK)
+            box.is_late(event_id.hex())
         self._written_off.update(self._unanswered)
         self._unanswered.clear()
         while len(self._written_off) > max(_MOST_LATE, self._settings.upload_window):

@@ -140,7 +140,7 @@ from negd.errors import StorageError
 from negd.nostr.filter import EVERYTHING, Filter
 from negd.storage.lmdb.store import LmdbStorage
 from negd.testing.threads import ThreadedClock
-from tests.storage.test_full import filling
+from tests.integration.test_full import filling
 
 clock = ThreadedClock(1_700_000_000)
 storage = clock.wait(LmdbStorage.open(sys.argv[1], clock, first_map=1 << 23))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
@@ -300,3 +300,22 @@ def test_a_node_begins_again_when_it_has_its_lease_back(nodes: Nodes) -> None:
     nodes.leases[0].away = False
     nodes.after(LOOK)
     assert nodes.linked() == [0]
+
+
+def test_a_lease_that_ends_while_the_node_stops_is_no_matter(nodes: Nodes) -> None:
+    node = nodes.add(Listing(THEIRS))
+    nodes.after(1)
+    peer, stopped = node.roster._peers[THEIRS], Deferred[None]()
+    halt = peer.halt
+
+    async def slowly() -> None:
+        await stopped
+        await halt()
+
+    peer.halt = slowly  # type: ignore[method-assign]
+    stopping = Deferred.fromCoroutine(node.roster.stop())
+    nodes.after(2 * LEASE)
+    assert not stopping.called
+    stopped.callback(None)
+    settle(nodes.clock)
+    assert stopping.called

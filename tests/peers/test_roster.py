@@ -812,8 +812,9 @@ def test_a_cancelled_sync_is_gone_on_with_and_what_it_had_found_is_sent(
     syncing.cancel()
     failure_of(syncing)
     world.dialer.latency = lambda: 0.0
-    world.succeed()
+    progress = world.succeed()
     assert len(world.shown[1].asked_for) <= next_pages
+    assert (progress.have, progress.sent) == (10, 10)
 
 
 def test_a_spent_budget_reads_no_page_twice() -> None:

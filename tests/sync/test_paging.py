@@ -128,3 +128,22 @@ def test_a_peer_that_takes_no_notice_of_times_is_not_taken_to_be_equal() -> None
     with pytest.raises(Exception, match="shows events of other times than those asked for"):
         sync(world, Heedless(world))
     assert len(world.ours.held()) == 50
+
+
+@pytest.mark.parametrize(("authors", "kinds"), [(9, 3), (1, 1)])
+def test_a_second_that_is_larger_than_an_answer_is_seen_through_as_far_as_can_be(
+    authors: int, kinds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "_LARGEST", 50_000)
+    world = World()
+    crowd = [
+        Signer(bytes([1 + n % authors]) * 32).sign(
+            created_at=500, kind=(1, 6, 7)[n % kinds], content="x" * 400 + str(n)
+        )
+        for n in range(180)
+    ]
+    world.theirs.hold([*events, *crowd])
+    progress = sync(world, Paged(world)).progress
+    held = len(world.ours.held())
+    assert held == 480 if authors > 1 else 330 < held < 480
+    assert any(text.startswith("of second 500 the peer shows") for text in progress.reasons)

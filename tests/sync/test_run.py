@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from random import Random
@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from negd.errors import PeerError, ProtocolViolation
-from negd.interfaces import Direction, LedgerEntry, PeerProfile, Residue, SyncProgress
+from negd.interfaces import Direction, LedgerEntry, PeerProfile, Residue, SyncProgress, Verdict
 from negd.nostr.document import RelayDocument
 from negd.nostr.event import Event, check, decode
 from negd.nostr.filter import EVERYTHING, Filter
@@ -1292,3 +1292,27 @@ def test_what_a_sync_of_all_does_not_come_upon_is_no_difference_any_more() -> No
     drive(world.clock, sync.run())
     left = drive(world.clock, book.entries(THEIRS, Residue.UNFETCHABLE, 100))
     assert set(left) == set(ids[5:8])
+
+
+def test_a_cancel_after_a_turn_was_abandoned_is_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.theirs.hold(events[:10])
+    intake, stored = world.ours.parts.intake, Deferred[None]()
+    submit = intake.submit
+
+    async def slowly(some: Sequence[Event]) -> list[Verdict]:
+        await stored
+        return await submit(some)
+
+    monkeypatch.setattr(intake, "submit", slowly)
+    sync = world.run_of()
+    done = Deferred.fromCoroutine(sync.run())
+    settle(world.clock)
+    sync.abandon()
+    settle(world.clock)
+    assert not done.called
+    done.cancel()
+    settle(world.clock)
+    stored.callback(None)
+    settle(world.clock)
+    assert isinstance(failure_of(done), CancelledError)

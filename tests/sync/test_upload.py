@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from negd.interfaces import Residue
 from negd.nostr.event import Event
+from negd.nostr.messages import Ok
 from negd.nostr.signing import Signer
 from negd.settings import SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
+from negd.sync.dialogue import Dialogue
 from negd.sync.differences import Line
 from negd.sync.ledger import Ledger
 from negd.sync.upload import Upload
@@ -206,3 +209,19 @@ def test_large_events_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     assert read[1] < 110_000
     assert max(read[1:]) < 250_000
     assert len(read) < 60  # small ones are read in larger numbers again
+
+
+def test_an_answer_that_is_late_is_taken_and_not_awaited() -> None:
+    dialogue = Dialogue(Clock())
+    with dialogue.oks() as box:
+        box.expect("ab")
+        assert dialogue.awaits_oks
+        box.is_late("ab")
+        assert not dialogue.awaits_oks
+        for _ in range(2):
+            dialogue.received(Ok("AB", True, ""))
+        assert box.ready(9) == [Ok("AB", True, "")]
+        box.is_late("cd")
+        box.expect_no_more("cd")
+        dialogue.received(Ok("cd", True, ""))
+        assert box.ready(9) == []
