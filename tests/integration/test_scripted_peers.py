@@ -176,12 +176,18 @@ class Ends(TestCase):
         backend = memory_backend(reactor)
         await backend.store.ingest(OURS)
         self.store, self.book, self.url = backend.store, MemoryBook(), relay.url
-        node = Node(backend.store, backend.intake, Dialer(reactor, given), given, reactor, inline)
+        self.node = Node(
+            backend.store, backend.intake, Dialer(reactor, given), given, reactor, inline
+        )
+        await self.sync_again(direction)
+        return script, self.run_
+
+    async def sync_again(self, direction: Direction = Direction.BOTH) -> None:
+        """One more sync with the same peer, whose ledger is kept."""
         self.run_ = SyncRun(
-            node, relay.url, EVERYTHING, direction, self.book, PeerProfile(), lambda _: None
+            self.node, self.url, EVERYTHING, direction, self.book, PeerProfile(), lambda _: None
         )
         await self.run_.run()
-        return script, self.run_
 
     async def see_off(self, relay: ScriptedRelay) -> None:
         """Stop a relay, and wait for the end of our links."""
@@ -216,6 +222,32 @@ class RefusalTests(Ends):
             assert script.said.count("NEG-OPEN") > 3, name
             if name in ("fourth element", "N > M"):
                 assert run.profile.max_records == 10, name
+
+
+def paged(bend: Bend) -> Bend:
+    """Does so, and knows no NEG-OPEN."""
+    plain = refuses("NOTICE", "ERROR: bad msg: unknown cmd")
+    return lambda relay, message: plain(relay, message) or bend(relay, message)
+
+
+class PageTests(Ends):
+    async def test_pages_are_as_large_as_the_peer_takes(self) -> None:
+        def bend(relay: Scripted, message: list[Any]) -> Iterable[object] | None:
+            if message[0] == "REQ" and message[2]["limit"] > 10:
+                return [["CLOSED", message[1], "invalid: limit too large (max 10)"]]
+            return None
+
+        script, _ = await self.sync(paged(bend))
+        assert await self.held() == set(script.held) == ALL
+
+    async def test_a_peer_that_takes_no_notice_of_times_is_not_taken_to_be_equal(self) -> None:
+        def bend(relay: Scripted, message: list[Any]) -> Iterable[object] | None:
+            if message[0] != "REQ":
+                return None
+            return relay.answer(["REQ", message[1], {"limit": 10}])
+
+        error = await self.assertFailure(Deferred.fromCoroutine(self.sync(paged(bend))), PeerError)
+        assert "shows events of other times" in str(error)
 
 
 def replacing(label: str, *answers: object) -> Bend:
@@ -313,6 +345,44 @@ class MisbehaviourTests(Ends):
         done = Deferred.fromCoroutine(self.sync(bend, max_message=10_000))
         error = await self.assertFailure(done, PeerError)
         assert "exceeds payload limit" in str(error)
+
+    async def test_an_event_that_cannot_be_had_keeps_no_other_from_coming(self) -> None:
+        bad = THEIRS[7]
+
+        def spoiling(*answers: object) -> Bend:
+            def bend(relay: Scripted, message: list[Any]) -> Iterable[object] | None:
+                is_it = message[0] == "REQ" and bad.id in message[2]["ids"]
+                return answers if is_it else None
+
+            return bend
+
+        def malformed(relay: Scripted, message: list[Any]) -> Iterable[object] | None:
+            answers = relay.answer(message)
+            for answer in answers:
+                if message[0] == "REQ" and answer[0] == "EVENT" and answer[2]["id"] == bad.id:  # type: ignore[index]
+                    answer[2]["tags"] = [["t", 7]]  # type: ignore[index]
+            return answers
+
+        too_long = json.dumps(["NOTICE", "x" * 20_000]).encode()
+        for bend, words in (
+            (malformed, "cannot be read: "),
+            (spoiling(Drop()), "the link ended before it came"),
+            (spoiling(too_long), "the link ended before it came"),
+            (spoiling(), "no answer to a REQ for it"),
+        ):
+            sync = self.sync(bend, max_message=10_000, answer=0.3)
+            syncing: Deferred[object] = Deferred.fromCoroutine(sync)
+            for _ in range(8):
+                try:
+                    await syncing
+                    break
+                except PeerError:
+                    syncing = Deferred.fromCoroutine(self.sync_again())
+            assert self.run_.progress.complete, words
+            assert await self.held() == ALL - {bad.id_bytes}, words
+            entries = await self.book.entries(self.url, Residue.UNFETCHABLE, 9)
+            assert list(entries) == [bad.id_bytes], words
+            assert entries[bad.id_bytes].text.startswith(words)
 
     async def test_a_link_that_ends_in_the_middle_is_told_with_its_reason(self) -> None:
         for act, words in ((Drop(), "lost"), (Goodbye("busy"), "closed the link")):
