@@ -249,7 +249,7 @@ class Peer:
             await self._end(run, self._failed(text))
             raise PeerError(text) from error
         else:
-            await self._end(run, self._succeeded())
+            await self._end(run, self._succeeded(run))
             return run.progress
 
     async def _end(self, run: SyncRun, state: PeerState) -> None:
@@ -324,8 +324,8 @@ class Peer:
         """The peer could not even be reached."""
         await self._keep(self._failed(text))
 
-    def _succeeded(self) -> PeerState:
-        return PeerState(last_sync=int(self._node.clock.seconds()))
+    def _succeeded(self, run: SyncRun) -> PeerState:
+        return PeerState(last_sync=int(self._node.clock.seconds()), last_error=run.left_open)
 
     def _stopped(self, spent: BudgetSpent) -> PeerState:
         """No success, as there is more; no failure either: it goes on at the next interval."""

@@ -11,6 +11,7 @@ from twisted.internet.defer import (
     Deferred,
     DeferredLock,
     DeferredSemaphore,
+    FirstError,
     gatherResults,
 )
 from twisted.internet.task import LoopingCall
@@ -113,7 +114,11 @@ class Roster:
             self._rounds.stop()
         async with self._changing:
             peers = list(self._peers.values())
-            await gatherResults([Deferred.fromCoroutine(self._dismiss(peer)) for peer in peers])
+            ended = [Deferred.fromCoroutine(self._dismiss(peer)) for peer in peers]
+            try:
+                await gatherResults(ended, consumeErrors=True)
+            except FirstError as first:
+                first.subFailure.raiseException()
             if self._tenancy is not None:
                 await self._tenancy.give_all_back()
 

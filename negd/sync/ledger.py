@@ -43,6 +43,7 @@ class Ledger:
     :ivar write_at: how much is noted before it is written.
     :ivar reasons: what was said of the tries in vain of this run, the first so many texts, and
         how often.
+    :ivar open: of these, what is known to differ still and has no ids.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Ledger:
         self._found: dict[bytes, LedgerEntry] = {}
         self.write_at = _WRITE_AT
         self.reasons: Counter[str] = Counter()
+        self.open: Counter[str] = Counter()
 
     async def begin(self) -> None:
         """Look at what is there: what a tail notes from now on is not this run's to drop.
@@ -99,6 +101,12 @@ class Ledger:
         """Something about differences that have no ids, for :attr:`reasons`."""
         if text in self.reasons or len(self.reasons) < _MOST_REASONS:
             self.reasons[text] += 1
+
+    def leave_open(self, text: str) -> None:
+        """As :meth:`remark`; whoever asks how the peer stands is to be told of it as well."""
+        if text in self.open or len(self.open) < _MOST_REASONS:
+            self.open[text] += 1
+        self.remark(text)
 
     @property
     def is_kept(self) -> bool:

@@ -133,13 +133,22 @@ class Paging:
             answer = await self._granted(alone)
         self._most_shown = max(self._most_shown, len(answer.events))
         await self._fresh(answer.events, listed, records)
-        may_be_more = answer.is_cut
+        may_be_more = answer.is_cut or await self._is_capped(alone, answer)
         async for more in Crowd(alone, self._shown).beyond(answer.events, self._most_shown):
             if await self._fresh(more, listed, records):
                 may_be_more = True
         if may_be_more:
             how_many = f"the peer shows {self._most_shown} events, and may have more"
-            self._ledger.remark(f"of second {second} {how_many}")
+            self._ledger.leave_open(f"of second {second} {how_many}")
+
+    async def _is_capped(self, alone: Filter, answer: Answer) -> bool:
+        """Whether the peer shows no more than that of a second and the time before it.
+
+        It may have no older events, too; that is not told apart.
+        """
+        further = replace(alone, since=None, limit=len(answer.events) + 1)
+        shown = await self._shown(further)
+        return all(event.created_at == alone.until for event in shown.values())
 
     async def _shown(self, wanted: Filter) -> dict[bytes, Event]:
         """The events that a REQ brings that need not be granted."""

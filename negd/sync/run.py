@@ -106,6 +106,13 @@ class SyncRun:
         return self.progress.moved - self._so_far.moved
 
     @property
+    def left_open(self) -> str:
+        """What is known to differ still, and has no ids; nothing where there is none."""
+        text = next(iter(self._ledger.open), "")
+        more = len(self._ledger.open) - 1
+        return f"{text}, and {more} more" if more > 0 else text
+
+    @property
     def slowed_by(self) -> str:
         """What the peer said where it asked for patience lately; else nothing."""
         return "" if self._peer is None else self._peer.slowed_by
@@ -235,7 +242,7 @@ class SyncRun:
                 self._moved(have=found)
             page_size = reached.page_size(page_size)
             if (skipped := reached.stepped_over) is not None:
-                self._ledger.remark(
+                self._ledger.leave_open(
                     f"seconds {skipped.since} to {skipped.until} are left out: links end there"
                 )
         search = Search(

@@ -258,6 +258,8 @@ class Upload:
         """
         unheard = self._sent - self._last_answered
         if unheard > _FEW:
+            for event_id in self._unanswered:
+                self._ledger.note_lost(event_id, Residue.THEIRS_REJECTED, _NO_OK)
             raise Silence(f"no OK for {unheard} events")
         for event_id in self._unanswered:
             self._count_refusal(event_id, _NO_OK)

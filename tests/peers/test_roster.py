@@ -780,6 +780,8 @@ def test_an_event_that_a_peer_chokes_on_keeps_no_other_from_coming(at: int) -> N
     assert poison.id_bytes in lost
     assert len(lost) <= 8  # and its neighbours, perhaps, until the next sync
     assert any("are left out: links end there" in text for text in progress.reasons)
+    assert "are left out: links end there" in world.peer.state.last_error
+    assert world.peer.state.consecutive_failures == 0
 
 
 def test_what_a_peer_out_of_reach_had_shown_is_not_read_again() -> None:
