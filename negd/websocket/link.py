@@ -114,6 +114,8 @@ class PeerLink(PacedWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
         was_open, self._is_open = self._is_open, False
         self._wake()
         if was_open:
+            if self.wasMaxMessagePayloadSizeExceeded or self.wasMaxFramePayloadSizeExceeded:
+                self._listener.unreadable(text)
             self._listener.lost(text)
         elif not self.opened.called:
             self.opened.errback(PeerError(text))

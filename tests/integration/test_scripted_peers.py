@@ -345,6 +345,7 @@ class MisbehaviourTests(Ends):
         done = Deferred.fromCoroutine(self.sync(bend, max_message=10_000))
         error = await self.assertFailure(done, PeerError)
         assert "exceeds payload limit" in str(error)
+        assert self.run_.profile.faults == {"unreadable": 1}
 
     async def test_an_event_that_cannot_be_had_keeps_no_other_from_coming(self) -> None:
         bad = THEIRS[7]
