@@ -13,7 +13,6 @@ from itertools import islice
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from negd.errors import ConfigError
 from negd.interfaces import (
     CompactReport,
     IEventStore,
@@ -47,12 +46,7 @@ async def open_memory(
     read_only: bool = False,
     settings: StoreSettings = StoreSettings(),
 ) -> IStorage:
-    """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here.
-
-    :raises ConfigError: there is an argument.
-    """
-    if argument:
-        raise ConfigError(f"store 'memory:{argument}' takes nothing after the colon")
+    """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here."""
     return MemoryStorage(reactor)
 
 

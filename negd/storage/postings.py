@@ -17,11 +17,9 @@ KEY = np.dtype(f"S{RECORD_SIZE}")
 EMPTY: Records = np.empty(0, KEY)
 
 
-def sorted_records(rows: npt.NDArray[np.uint8], single: bool) -> Records:
-    """Rows of 40 bytes as sorted, distinct records; a ``single`` list is sorted as it is."""
-    if not single:
-        rows = RecordSet.from_records(rows).to_array()
-    return np.ascontiguousarray(rows).reshape(-1).view(KEY)
+def keys_of(records: RecordSet) -> Records:
+    """The records of a set."""
+    return np.ascontiguousarray(records.to_array()).reshape(-1).view(KEY)
 
 
 def between(records: Records, since: int | None, until: int | None) -> Records:

@@ -117,11 +117,6 @@ class Mailbox:
         """Up to ``most`` messages of those that came already."""
         return [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
 
-    @property
-    def unread(self) -> int:
-        """How many messages came and were not taken."""
-        return len(self._letters)
-
     def end(self) -> None:
         """Collect no more: who collects holds the mailbox, mostly, and would never be let go."""
         self._collect = None

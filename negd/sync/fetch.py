@@ -145,7 +145,7 @@ class Fetch:
 
     def _without_suspects(self, ids: list[bytes]) -> list[bytes]:
         """Those to be asked for now: not those over which the link may have ended before."""
-        times = {i: lost for i in ids if (lost := self._ledger.times_lost(i, _LOST)) > 1}
+        times = self._ledger.lost_again(ids, _LOST)
         self._suspects.set_aside(times)
         return [i for i in ids if i not in times] if times else ids
 

@@ -166,12 +166,16 @@ class Ledger:
         """
         if self._book is None:
             return
-        times = self.times_lost(event_id, text) + 1
+        times = self._times_lost(event_id, text) + 1
         wait = 0 if times <= _TIMES_AT_ONCE else self._wait(times - _TIMES_AT_ONCE, self._retry)
         retry_at = self._clock.seconds() + wait
         self._enter(event_id, LedgerEntry(residue, text, times, retry_at))
 
-    def times_lost(self, event_id: bytes, text: str) -> int:
+    def lost_again(self, ids: Sequence[bytes], text: str) -> dict[bytes, int]:
+        """Those in the middle of whose tries a link has ended twice in a row or more; how often."""
+        return {i: times for i in ids if (times := self._times_lost(i, text)) > 1}
+
+    def _times_lost(self, event_id: bytes, text: str) -> int:
         """How often in a row a link has ended in the middle of a try of that event."""
         entry = self._retried.get(event_id)
         return entry.tries if entry is not None and entry.text == text else 0

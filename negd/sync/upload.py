@@ -146,7 +146,7 @@ class Upload:
         if len(wanted) < len(ids):
             self._moved(explained=len(ids) - len(wanted))
             self._forget(set(ids).difference(wanted))
-        suspects = [i for i in wanted if self._ledger.times_lost(i, _LOST) > 1]
+        suspects = self._ledger.lost_again(wanted, _LOST)
         self._suspects.extend(suspects)
         return [i for i in wanted if i not in suspects] if suspects else wanted
 

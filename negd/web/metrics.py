@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -65,34 +65,24 @@ class _Scrape(Collector):
             ("outgoing_bytes", "Bytes in line for clients to read", load.outgoing_bytes),
         ):
             yield from _per_client(name, meaning, shared)
-        yield self._refusals()
+        yield _counted(
+            "negd_refusals",
+            "What was refused, ended or dropped since the start, by the bound that was reached.",
+            "bound",
+            figures.refusals,
+        )
         yield GaugeMetricFamily(
             "negd_reactor_late_seconds",
             "By how much the daemon was late for what was due, at most, in the last minute.",
             figures.late,
         )
-        yield self._outcomes()
-        yield from self._peers()
-
-    def _refusals(self) -> Metric:
-        refused = CounterMetricFamily(
-            "negd_refusals",
-            "What was refused, ended or dropped since the start, by the bound that was reached.",
-            labels=["bound"],
-        )
-        for bound, times in self._figures.refusals.items():
-            refused.add_metric([bound], times)
-        return refused
-
-    def _outcomes(self) -> Metric:
-        taken = CounterMetricFamily(
+        yield _counted(
             "negd_events_taken",
             "Events handed in since the start, by what became of them.",
-            labels=["outcome"],
+            "outcome",
+            {outcome.value: count for outcome, count in figures.outcomes.items()},
         )
-        for outcome, count in self._figures.outcomes.items():
-            taken.add_metric([outcome.value], count)
-        return taken
+        yield from self._peers()
 
     def _peers(self) -> Iterator[Metric]:
         label = ["peer"]
@@ -116,6 +106,13 @@ class _Scrape(Collector):
             failures.add_metric([url], state.consecutive_failures)
             syncing.add_metric([url], state.status is PeerStatus.SYNCING)
         yield from (synced, last, failures, syncing)
+
+
+def _counted(name: str, meaning: str, label: str, counts: Mapping[str, int]) -> Metric:
+    counted = CounterMetricFamily(name, meaning, labels=[label])
+    for word, count in counts.items():
+        counted.add_metric([word], count)
+    return counted
 
 
 def _bounded(name: str, meaning: str, use: Use) -> Iterator[Metric]:

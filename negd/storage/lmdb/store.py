@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from negd.errors import ConfigError, DamagedStore, StorageError
+from negd.errors import DamagedStore, StorageError
 from negd.interfaces import (
     CompactReport,
     IEventStore,
@@ -103,8 +103,6 @@ async def open_lmdb(
 
     :param reactor: an IReactorTime and IReactorFromThreads.
     """
-    if not argument:
-        raise ConfigError("store 'lmdb:' names no folder: expected lmdb:PATH")
     return await LmdbStorage.open(argument, reactor, read_only, settings)
 
 

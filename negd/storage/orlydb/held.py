@@ -17,7 +17,7 @@ from negd.errors import StorageError
 from negd.nostr.event import Event
 from negd.nostr.lifecycle import expiration_of
 from negd.reconcile import RecordSet
-from negd.storage.postings import EMPTY, KEY, Records, as_list, difference, to_set
+from negd.storage.postings import EMPTY, Records, as_list, difference, keys_of, to_set
 from negd.storage.shared import Shared
 from negd.sync.offload import Offload
 
@@ -168,7 +168,7 @@ def _taken_over(before: _Sets, listed: RecordSet, changes: _Changes) -> tuple[_S
     :param changes: what changed since the listing was begun.
     """
     left_out = before.left_out
-    unlisted = as_list(difference(_keys(left_out), _keys(listed)))
+    unlisted = as_list(difference(keys_of(left_out), keys_of(listed)))
     forgotten = [record for record in unlisted if record not in changes]
     records = listed.delete(left_out.to_array())
     after = _changed(_Sets(records, left_out.delete(b"".join(forgotten))), changes)
@@ -178,15 +178,11 @@ def _taken_over(before: _Sets, listed: RecordSet, changes: _Changes) -> tuple[_S
 
 
 def _joined(parts: Collection[Records], left_out: RecordSet) -> RecordSet:
-    return to_set(difference(np.concatenate([EMPTY, *parts]), _keys(left_out)))
+    return to_set(difference(np.concatenate([EMPTY, *parts]), keys_of(left_out)))
 
 
 def _records_of(records: RecordSet, ids: set[bytes]) -> list[bytes]:
-    keys = _keys(records)
+    keys = keys_of(records)
     heads = np.ascontiguousarray(records.to_array()[:, 8:16]).view("<u8")[:, 0]
     wanted = np.array([int.from_bytes(event_id[:8], "little") for event_id in ids], "<u8")
     return [record for record in as_list(keys[np.isin(heads, wanted)]) if record[8:] in ids]
-
-
-def _keys(records: RecordSet) -> Records:
-    return np.ascontiguousarray(records.to_array()).view(KEY).reshape(-1)

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from negd.errors import StorageError
 from negd.reconcile import RECORD_SIZE, RecordSet
-from negd.storage.postings import KEY, Records, as_list, difference
+from negd.storage.postings import as_list, difference, keys_of
 from negd.storage.redis.frames import frames
 from negd.storage.redis.link import REPLY_WITHIN, Link
 from negd.storage.redis.reader import Offload, Reader
@@ -202,8 +202,4 @@ def _merged(records: RecordSet, changes: dict[bytes, bool]) -> RecordSet:
 
 
 def _missed(loaded: RecordSet, before: RecordSet) -> list[bytes]:
-    return as_list(difference(_keys(loaded), _keys(before)))
-
-
-def _keys(records: RecordSet) -> Records:
-    return records.to_array().reshape(-1).view(KEY)
+    return as_list(difference(keys_of(loaded), keys_of(before)))
