@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -20,7 +20,14 @@ from negd.sync.budget import UNLIMITED, Budget
 from negd.sync.node import Node
 from negd.sync.offload import inline
 from negd.sync.run import SyncRun
-from negd.testing.links import ConversationPeer, MemoryDialer, drive, memory_backend
+from negd.testing.links import (
+    ConversationPeer,
+    MemoryDialer,
+    PeerEnd,
+    ScriptedPeer,
+    drive,
+    memory_backend,
+)
 from negd.websocket.conversation import Backend
 
 
@@ -129,6 +136,34 @@ class World:
             so_far,
             is_whole=is_whole,
         )
+
+
+class InFront(ScriptedPeer):
+    """A node with a script in front of it, which sees both ways and may answer in its place.
+
+    Override ``_script`` and :meth:`send`: as they are here, all is handed on.
+    """
+
+    def __init__(self, node: MemoryNode) -> None:
+        super().__init__(self._script)
+        self._inner = node.serve()
+
+    def connected(self, end: PeerEnd) -> None:
+        """See :meth:`MemoryPeer.connected`."""
+        super().connected(end)
+        self._inner.connected(self)  # type: ignore[arg-type]
+
+    def _script(self, text: bytes) -> Iterable[bytes]:
+        self._inner.received(text)
+        return []
+
+    def send(self, text: bytes) -> None:
+        """The node says this."""
+        self.end.send(text)
+
+    def close(self, reason: str = "") -> None:
+        """The node hangs up."""
+        self.end.close(reason)
 
 
 def failure_of(done: Deferred[Any]) -> Exception:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from negd.nostr.signing import Signer
 from negd.sync.contact import Contact, get_in_touch
 from negd.testing.links import PeerEnd, ScriptedPeer, drive, settle
-from negd.testing.nodes import THEIRS, World, failure_of
+from negd.testing.nodes import THEIRS, InFront, World, failure_of
 
 alice = Signer(b"\x01" * 32)
 
@@ -60,24 +60,22 @@ def test_an_answer_that_gets_an_ok_is_as_it_says(accepted: bool) -> None:
     assert not drive(world.clock, contact.admitted_after("blocked: no"))
 
 
-class Unsaying(ScriptedPeer):
+class Unsaying(InFront):
     """A relay that lets in whoever answers its challenge, and says no OK to the answer.
 
     :ivar lets_in: whether it does.
     """
 
     def __init__(self, world: World, lets_in: bool) -> None:
-        super().__init__(self._answer)
-        self._inner = world.theirs.serve()
+        super().__init__(world.theirs)
         self._is_open = False
         self._lets_in = lets_in
 
     def connected(self, end: PeerEnd) -> None:
         super().connected(end)
-        self._inner.connected(end)
         end.send(b'["AUTH","who are you?"]')
 
-    def _answer(self, text: bytes) -> list[bytes]:
+    def _script(self, text: bytes) -> list[bytes]:
         label, name = json.loads(text)[:2]
         if label == "AUTH":
             self._is_open = self._lets_in

@@ -14,8 +14,8 @@ from negd.settings import SyncSettings
 from negd.storage.memory import MemoryBook
 from negd.sync import fetch
 from negd.sync.run import SyncRun
-from negd.testing.links import PeerEnd, ScriptedPeer, drive, settle
-from negd.testing.nodes import THEIRS, World, failure_of
+from negd.testing.links import PeerEnd, drive, settle
+from negd.testing.nodes import THEIRS, InFront, World, failure_of
 
 alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(300)]
@@ -24,26 +24,20 @@ BAD = events[137]
 GOOD = {event.id_bytes for event in events} - {BAD.id_bytes}
 
 
-class Choking(ScriptedPeer):
+class Choking(InFront):
     """Their node, but for REQs that ask for one id.
 
     :param choke: what is done in place of an answer to these; unless given, they are answered.
     """
 
     def __init__(self, world: World, choke: Callable[[PeerEnd], None] | None = None) -> None:
-        super().__init__(self._script)
-        self._inner = world.theirs.serve()
+        super().__init__(world.theirs)
         self._choke = choke
-
-    def connected(self, end: PeerEnd) -> None:
-        super().connected(end)
-        self._inner.connected(end)
-        self._end = end
 
     def _script(self, text: bytes) -> list[bytes]:
         message = json.loads(text)
         if self._choke and message[0] == "REQ" and BAD.id in message[2].get("ids", ()):
-            self._choke(self._end)
+            self._choke(self.end)
         else:
             self._inner.received(text)
         return []
@@ -128,16 +122,12 @@ def test_what_came_before_the_link_ended_is_kept() -> None:
     class Breaking(Choking):
         sent = 0
 
-        def connected(self, end: PeerEnd) -> None:
-            super().connected(end)
-            self._inner.connected(self)  # type: ignore[arg-type]
-
         def send(self, text: bytes) -> None:
             self.sent += text.startswith(b'["EVENT"')
             if self.sent > 60:
-                self._end.close("out of breath")
+                self.end.close("out of breath")
             else:
-                self._end.send(text)
+                self.end.send(text)
 
     world.dialer.peers[THEIRS] = lambda: Breaking(world)
     run = world.run_of()
@@ -186,15 +176,11 @@ def test_events_that_are_none_by_todays_rules_keep_no_other_from_coming() -> Non
     spoilt = {event.id for event in events[::2]}
 
     class Old(Choking):
-        def connected(self, end: PeerEnd) -> None:
-            super().connected(end)
-            self._inner.connected(self)  # type: ignore[arg-type]
-
         def send(self, text: bytes) -> None:
             message = json.loads(text)
             if message[0] == "EVENT" and message[2]["id"] in spoilt:
                 message[2]["tags"] = [["t", 7]]
-            self._end.send(json.dumps(message).encode())
+            self.end.send(json.dumps(message).encode())
 
     world.dialer.peers[THEIRS] = lambda: Old(world)
     book = MemoryBook()
@@ -224,7 +210,7 @@ def test_repeated_events_do_not_keep_a_request_alive() -> None:
             return []
 
         def _drip(self, name: str) -> None:
-            self._end.send(b'["EVENT","%b",%b]' % (name.encode(), events[0].encode()))
+            self.end.send(b'["EVENT","%b",%b]' % (name.encode(), events[0].encode()))
             if len(asked) == 1:
                 world.clock.callLater(10, self._drip, name)
 

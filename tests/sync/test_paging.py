@@ -13,8 +13,8 @@ from negd.nostr.document import RelayDocument
 from negd.nostr.signing import Signer
 from negd.sync import paging
 from negd.sync.run import SyncRun
-from negd.testing.links import PeerEnd, ScriptedPeer, settle
-from negd.testing.nodes import THEIRS, World, failure_of
+from negd.testing.links import settle
+from negd.testing.nodes import THEIRS, InFront, World, failure_of
 
 alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(300)]
@@ -22,7 +22,7 @@ ids = {event.id_bytes for event in events}
 NAME = "the name of the REQ"
 
 
-class Paged(ScriptedPeer):
+class Paged(InFront):
     """Their node without NIP-77.
 
     :param answer: what is answered in place of what it would; None leaves it to it.
@@ -34,14 +34,9 @@ class Paged(ScriptedPeer):
         world: World,
         answer: Callable[[dict[str, int]], list[object] | None] = lambda wanted: None,
     ) -> None:
-        super().__init__(self._script)
-        self._inner = world.theirs.serve()
+        super().__init__(world.theirs)
         self._answer = answer
         self.limits: list[int] = []
-
-    def connected(self, end: PeerEnd) -> None:
-        super().connected(end)
-        self._inner.connected(end)
 
     def _script(self, text: bytes) -> list[bytes]:
         message = json.loads(text)

@@ -20,8 +20,8 @@ from negd.storage.memory import MemoryBook
 from negd.sync.contact import get_in_touch
 from negd.sync.lessons import DOUBT
 from negd.sync.run import SyncRun
-from negd.testing.links import PeerEnd, ScriptedPeer, drive
-from negd.testing.nodes import THEIRS, World
+from negd.testing.links import drive
+from negd.testing.nodes import THEIRS, InFront, World
 
 alice = Signer(b"\x01" * 32)
 events = [alice.sign(created_at=1000 + n, content=str(n)) for n in range(400)]
@@ -33,24 +33,18 @@ def scattered(seed: int) -> list[Event]:
     return [alice.sign(created_at=1000 + n % 97, content=f"{seed} {n}") for n in range(1000)]
 
 
-class Bent(ScriptedPeer):
+class Bent(InFront):
     """Their node, with some of our messages answered otherwise, and some of its answers left out.
 
     :ivar sent: what we sent, decoded.
     """
 
     def __init__(self, world: World, answer: Callable[[list], list | None], cap: int = 10**9):  # type: ignore[type-arg]
-        super().__init__(self._script)
-        self._inner = world.theirs.serve()
+        super().__init__(world.theirs)
         self._other = answer
         self._cap = cap
         self._delivered: dict[str, int] = {}
         self.sent: list[list] = []  # type: ignore[type-arg]
-
-    def connected(self, end: PeerEnd) -> None:
-        super().connected(end)
-        self._end = end
-        self._inner.connected(self)  # type: ignore[arg-type]
 
     def send(self, text: bytes) -> None:
         message = json.loads(text)
@@ -58,10 +52,7 @@ class Bent(ScriptedPeer):
             count = self._delivered[message[1]] = self._delivered.get(message[1], 0) + 1
             if count > self._cap:
                 return
-        self._end.send(text)
-
-    def close(self, reason: str = "") -> None:
-        self._end.close(reason)
+        self.end.send(text)
 
     def _script(self, text: bytes) -> Iterator[bytes]:
         message = json.loads(text)

@@ -26,7 +26,7 @@ from negd.storage.memory import MemoryBook
 from negd.sync import negotiation
 from negd.sync.contact import get_in_touch
 from negd.testing.links import MemoryDialer, MemoryPeer, PeerEnd, ScriptedPeer, drive, settle
-from negd.testing.nodes import THEIRS, MemoryNode, World, failure_of
+from negd.testing.nodes import THEIRS, InFront, MemoryNode, World, failure_of
 
 alice = Signer(b"\x01" * 32)
 events = [
@@ -418,7 +418,7 @@ def test_notices_about_something_else_are_no_refusal(text: str) -> None:
         def _script(self, said: bytes) -> list[bytes]:
             for _ in range(3):
                 if said.startswith((b'["NEG-OPEN"', b'["NEG-MSG"')):
-                    self._end.send(json.dumps(["NOTICE", text]).encode())
+                    self.end.send(json.dumps(["NOTICE", text]).encode())
             self._inner.received(said)
             return []
 
@@ -458,18 +458,12 @@ def test_a_notice_while_events_are_unanswered_may_be_about_them() -> None:
     assert labels(world).count("NEG-OPEN") == 1
 
 
-class BreaksOff(ScriptedPeer):
+class BreaksOff(InFront):
     """Answers NEG-OPEN as it should, and every NEG-MSG with what breaks the session off."""
 
     def __init__(self, world: World, *answer: object) -> None:
-        super().__init__(self._script)
-        self._inner = world.theirs.serve()
+        super().__init__(world.theirs)
         self._answer = answer
-
-    def connected(self, end: PeerEnd) -> None:
-        super().connected(end)
-        self._inner.connected(end)
-        self._end = end
 
     def _script(self, text: bytes) -> list[bytes]:
         message = json.loads(text)
@@ -531,7 +525,7 @@ def test_a_peer_that_hangs_up_on_a_reconciliation_is_paged_through() -> None:
     class HangsUp(BreaksOff):
         def _script(self, text: bytes) -> list[bytes]:
             if b"NEG-OPEN" in text:
-                self._end.close("no such message")
+                self.end.close("no such message")
                 return []
             return super()._script(text)
 
@@ -1194,7 +1188,7 @@ class Choosy(BreaksOff):
         if message[0] != "EVENT" or message[1]["id"] not in self._disliked:
             self._inner.received(text)
         elif self._hangs_up:
-            self._end.close("frame too large for me")
+            self.end.close("frame too large for me")
         return []
 
 
