@@ -75,7 +75,6 @@ class StoreFactory:
         settings: StoreSettings = StoreSettings(),
     ) -> IStorage:
         """See :meth:`IStoreFactory.open`."""
-        self.check(argument)
         opener = namedAny(self.opener)
         return cast(IStorage, await opener(argument, reactor, read_only, settings))
 

@@ -33,6 +33,7 @@ from negd.nostr.filing import Filing, filing_of
 from negd.nostr.filter import Filter
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
+from negd.storage.factory import names_nothing
 from negd.storage.ledger import MAX_ENTRIES, surplus
 from negd.storage.order import listing_key
 from negd.storage.paging import page_of
@@ -46,7 +47,11 @@ async def open_memory(
     read_only: bool = False,
     settings: StoreSettings = StoreSettings(),
 ) -> IStorage:
-    """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here."""
+    """See :meth:`negd.interfaces.IStoreFactory.open`; nothing is read-only here.
+
+    :raises ConfigError: there is an argument.
+    """
+    names_nothing(argument)
     return MemoryStorage(reactor)
 
 

@@ -37,6 +37,7 @@ from negd.nostr.filing import Filing
 from negd.nostr.filter import Filter, from_json
 from negd.reconcile import RecordSet
 from negd.settings import StoreSettings
+from negd.storage.factory import names_folder
 from negd.storage.ledger import MAX_ENTRIES
 from negd.storage.lmdb.book import LmdbBook
 from negd.storage.lmdb.changes import Changes
@@ -103,6 +104,7 @@ async def open_lmdb(
 
     :param reactor: an IReactorTime and IReactorFromThreads.
     """
+    names_folder(argument)
     return await LmdbStorage.open(argument, reactor, read_only, settings)
 
 
